@@ -1,0 +1,57 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need; nothing by hand.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+.PHONY: help setup demo test lint format verify bench lock clean
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv from the hash-pinned lock (free when it is already there)
+
+# The stamp is written last, so an interrupted set-up is done again rather than believed.
+$(STAMP): requirements.lock pyproject.toml tools/find-python
+	@py=$$(bash tools/find-python); echo "setting up $(VENV) with $$($$py --version) ..."; \
+	rm -rf $(VENV); \
+	$$py -m venv $(VENV) || { rm -rf $(VENV); echo "make setup: $$py cannot make a virtual environment." \
+	  "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-index --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: setup ## run every story on the embedded stack and print the verdicts (DEMO_ARGS="--only NAME")
+	@$(BIN)/blackstart demo $(DEMO_ARGS)
+
+test: setup ## run the test suite (PYTEST_ARGS="-k NAME")
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	@$(BIN)/python tools/core-coverage
+
+lint: setup ## formatter, rules, strict types, import contracts, the purity bans
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -p no:cacheprovider tests/architecture
+
+format: setup ## let the formatter and the safe fixes change files
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+verify: setup ## what is too long for every push: the demo many times over, with other seeds
+	@for seed in 1 2 3 4 5; do $(BIN)/blackstart demo --seed $$seed; done
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 tests/core
+
+bench: setup ## measure, against a floor measured in the same run
+	@$(BIN)/python -m benchmarks
+
+lock: ## pin the dependencies again, with hashes and without addresses
+	@bash tools/lock
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .blackstart report report.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

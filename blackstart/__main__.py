@@ -1,0 +1,5 @@
+"""`python -m blackstart` is the console command."""
+
+from blackstart import main
+
+main()

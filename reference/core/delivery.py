@@ -1,0 +1,291 @@
+"""The conversation between service and device: the rules of both sides, and nothing else.
+
+No broker is trusted to have kept a message. A command stays in the service's outbox and is sent again until the
+device says that it has journaled it; a status stays in the device's outbox and is sent again until the service says
+that it has stored it. Duplicates, reorders and replays are harmless:
+
+- the device takes a generation once; an older one never
+- the service orders the reports of a job by sequence within the one valid epoch
+- a device whose journal was rebuilt has a new epoch and no floor: it takes no command until a signed answer, which
+  repeats the nonce of its birth, has restored the floor; the epoch that it replaces never becomes valid again
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from reference.core.errors import Reason
+from reference.core.job import Job, JobStatus, Report, told
+from reference.core.limits import Limits, ServiceLimits
+from reference.core.model import Command, Outcome, Phase
+from reference.core.update import BEFORE_SWITCH, UpdateRecord
+
+FINISHED_KEPT = 8
+"""Terminal reports that a device remembers, to answer a command it has already carried out."""
+
+# ---- the device's side
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """All that a device journals, in one transaction."""
+
+    record: UpdateRecord
+    sequence: int = 0
+    """Sequence of the last report made in this epoch."""
+    outbox: tuple[Report, ...] = ()
+    """Reports that the service has not acknowledged: the newest of each generation, by generation."""
+    finished: tuple[Report, ...] = ()
+    """The last terminal reports, oldest first."""
+
+
+class Verdict(StrEnum):
+    """What became of a command on arrival."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    REJECTED = "rejected"
+    NOT_READY = "not_ready"
+    """The floor is not known yet: nothing is remembered, the service will send it again."""
+
+
+def advance(memory: Memory, record: UpdateRecord) -> Memory:
+    """Memory with a new record and the report that it calls for, so that no status is ever ahead of the journal."""
+    before, memory = memory.record, replace(memory, record=record)
+    if record.job is None or _told_of(before) == _told_of(record):
+        return memory
+    return _report(memory, _report_of(record))
+
+
+def receive(memory: Memory, command: Command, now_ms: int | None, limits: Limits) -> tuple[Memory, Verdict]:
+    """Take a verified command for this device. `now_ms` is None when the clock is not trusted."""
+    record = memory.record
+    if record.floor is None:
+        return memory, Verdict.NOT_READY
+    if command.generation <= record.floor:
+        return _seen_before(memory, command)
+    if now_ms is not None and now_ms > command.expires_at_ms + limits.clock_skew_ms:
+        return reject(memory, command.job_id, command.generation, Reason.EXPIRED, "it expired on the way")
+    if record.queued is not None:
+        memory = _report(
+            memory, _ended(record.queued, Reason.SUPERSEDED, f"by generation {command.generation}")
+        )
+    record = replace(record, floor=command.generation, queued=command)
+    memory = replace(memory, record=record)
+    return _report(memory, _taken(command)), Verdict.ACCEPTED
+
+
+def reject(
+    memory: Memory, job_id: str, generation: int, reason: Reason, message: str
+) -> tuple[Memory, Verdict]:
+    """Refuse a command that is signed for this device and must not be obeyed. The floor stays as it is."""
+    report = Report(job_id, generation, 0, JobStatus.REJECTED, Phase.IDLE, reason=reason, message=message)
+    return _report(memory, report), Verdict.REJECTED
+
+
+def receive_cancel(memory: Memory, job_id: str, generation: int) -> Memory:
+    """Cancel a job: one that waits ends at once, one that runs ends before its switch, later ones finish."""
+    record = memory.record
+    if record.queued is not None and (record.queued.job_id, record.queued.generation) == (job_id, generation):
+        ended = _ended(record.queued, Reason.CANCELED, "before it was begun")
+        return _report(replace(memory, record=replace(record, queued=None)), ended)
+    running = record.job is not None and (record.job.job_id, record.job.generation) == (job_id, generation)
+    if running and record.phase in BEFORE_SWITCH and not record.cancel:
+        return replace(memory, record=replace(record, cancel=True))
+    return memory
+
+
+def receive_birth_answer(
+    memory: Memory, sent_nonce: str | None, nonce: str, epoch: str, floor: int
+) -> Memory:
+    """The service's signed answer to a birth. One that is not to our last birth is ignored."""
+    record = memory.record
+    if sent_nonce is None or nonce != sent_nonce or epoch != record.epoch:
+        return memory
+    known = floor if record.floor is None else max(record.floor, floor)
+    return memory if known == record.floor else replace(memory, record=replace(record, floor=known))
+
+
+def receive_acknowledgement(memory: Memory, epoch: str, job_id: str, sequence: int) -> Memory:
+    """The service has stored a report: it and older ones of its job leave the outbox."""
+    if epoch != memory.record.epoch:
+        return memory
+    outbox = tuple(r for r in memory.outbox if not (r.job_id == job_id and r.sequence <= sequence))
+    return memory if outbox == memory.outbox else replace(memory, outbox=outbox)
+
+
+def to_send(memory: Memory, sent_ms_ago: dict[int, int], limits: Limits) -> tuple[Report, ...]:
+    """Reports that are due. `sent_ms_ago`: by sequence, since it was last sent on this connection."""
+    due = (
+        r
+        for r in memory.outbox
+        if sent_ms_ago.get(r.sequence, limits.outbox_resend_ms) >= limits.outbox_resend_ms
+    )
+    return tuple(sorted(due, key=lambda r: r.sequence))
+
+
+def _seen_before(memory: Memory, command: Command) -> tuple[Memory, Verdict]:
+    """Answer again what is known; a generation that is not known and not newer is refused."""
+    record = memory.record
+    for job in (record.job, record.queued):
+        if job is not None and job.generation == command.generation and job.job_id == command.job_id:
+            if any(r.generation == command.generation for r in memory.outbox):
+                return memory, Verdict.DUPLICATE
+            return _report(
+                memory, _report_of(record) if job is record.job else _taken(job)
+            ), Verdict.DUPLICATE
+    for report in memory.finished:
+        if report.generation == command.generation and report.job_id == command.job_id:
+            if report in memory.outbox:
+                return memory, Verdict.DUPLICATE
+            return replace(memory, outbox=_with(memory.outbox, report)), Verdict.DUPLICATE
+    message = f"generation {command.generation} is not newer than {record.floor}"
+    return reject(memory, command.job_id, command.generation, Reason.STALE_GENERATION, message)
+
+
+def _report(memory: Memory, report: Report) -> Memory:
+    report = replace(report, sequence=memory.sequence + 1)
+    finished = memory.finished
+    if report.status.terminal:
+        others = tuple(r for r in finished if (r.job_id, r.generation) != (report.job_id, report.generation))
+        finished = (*others, report)[-FINISHED_KEPT:]
+    return replace(memory, sequence=report.sequence, outbox=_with(memory.outbox, report), finished=finished)
+
+
+def _with(outbox: tuple[Report, ...], report: Report) -> tuple[Report, ...]:
+    # By job, too: a refused command may carry the generation of another job's report, and both must be told.
+    others = (r for r in outbox if (r.generation, r.job_id) != (report.generation, report.job_id))
+    return tuple(sorted((*others, report), key=lambda r: (r.generation, r.job_id)))
+
+
+def _told_of(record: UpdateRecord) -> tuple[object, ...]:
+    job = record.job.job_id if record.job is not None else None
+    # Attempts, boots and the like are the device's own business; a phase or a reason is news.
+    return (job, record.phase, record.outcome, record.reason)
+
+
+def _taken(command: Command) -> Report:
+    return Report(command.job_id, command.generation, 0, JobStatus.IN_PROGRESS, Phase.ACCEPTED)
+
+
+def _ended(command: Command, reason: Reason, message: str) -> Report:
+    canceled = JobStatus.CANCELED
+    return Report(
+        command.job_id, command.generation, 0, canceled, Phase.IDLE, Outcome.FAILED, reason, message
+    )
+
+
+def _report_of(record: UpdateRecord) -> Report:
+    job = record.job
+    if job is None:
+        raise ValueError("an idle record has nothing to report")
+    status = JobStatus.IN_PROGRESS
+    if record.outcome is Outcome.SUCCEEDED:
+        status = JobStatus.SUCCEEDED
+    elif record.outcome is not None:
+        given_up = record.outcome is Outcome.FAILED and record.reason in (Reason.CANCELED, Reason.SUPERSEDED)
+        status = JobStatus.CANCELED if given_up else JobStatus.FAILED
+    return Report(
+        job.job_id, job.generation, 0, status, record.phase, record.outcome, record.reason, record.message,
+        record.downtime_ms,
+    )  # fmt: skip
+
+
+# ---- the service's side
+
+
+@dataclass(frozen=True, slots=True)
+class ClientState:
+    """What the service remembers of a client, beside its jobs."""
+
+    issued: int = 0
+    """Highest generation given to a command."""
+    reported: int = 0
+    """Highest floor that a birth has named."""
+    epoch: str | None = None
+    replaced: frozenset[str] = frozenset()
+    sequence: int = -1
+    """Of the newest report in `epoch`: what runs on the client is taken from the newest one only."""
+
+
+class BirthVerdict(StrEnum):
+    """What a birth's epoch is to the service."""
+
+    KNOWN = "known"
+    NEW = "new"
+    REPLACED = "replaced"
+    """A journal that was given up has come back (a clone, a restored disk): it gets no answer."""
+
+
+class StatusVerdict(StrEnum):
+    """What became of a status."""
+
+    APPLIED = "applied"
+    STALE = "stale"
+    UNKNOWN_JOB = "unknown_job"
+    """Acknowledged all the same: this service will never know it, and the device must not repeat it for ever."""
+    WRONG_EPOCH = "wrong_epoch"
+    """Not acknowledged: the device has to announce itself first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """The effect of a status. `newest`: it says what runs on the client now."""
+
+    client: ClientState
+    job: Job | None
+    verdict: StatusVerdict
+    newest: bool
+
+    @property
+    def acknowledge(self) -> bool:
+        """Whether the device is told, after this is stored, to forget the report."""
+        return self.verdict is not StatusVerdict.WRONG_EPOCH
+
+
+def next_generation(client: ClientState) -> int:
+    """The generation of a new command: above all that this service (even one restored) or the device knows of."""
+    return max(client.issued, client.reported) + 1
+
+
+def birth(client: ClientState, epoch: str, floor: int | None) -> tuple[ClientState, BirthVerdict]:
+    """A device has connected and announced itself."""
+    client = replace(client, reported=max(client.reported, floor or 0))
+    if epoch in client.replaced:
+        return client, BirthVerdict.REPLACED
+    if epoch == client.epoch:
+        return client, BirthVerdict.KNOWN
+    replaced = client.replaced if client.epoch is None else client.replaced | {client.epoch}
+    return replace(client, epoch=epoch, replaced=replaced, sequence=-1), BirthVerdict.NEW
+
+
+def birth_floor(client: ClientState, untaken_generation: int | None) -> int:
+    """The floor that a birth is answered with: all that was issued, less the command that is still to be taken."""
+    issued = client.issued if untaken_generation is None else untaken_generation - 1
+    return max(issued, client.reported)
+
+
+def ingest(client: ClientState, job: Job | None, report: Report, epoch: str) -> Ingested:
+    """A status has arrived. `job` is the one with its id and generation, None if there is none."""
+    if epoch != client.epoch:
+        return Ingested(client, job, StatusVerdict.WRONG_EPOCH, newest=False)
+    newest = report.sequence > client.sequence
+    if newest:
+        client = replace(client, sequence=report.sequence)
+    if job is None:
+        return Ingested(client, None, StatusVerdict.UNKNOWN_JOB, newest)
+    after = told(job, report, epoch)
+    return Ingested(client, after, StatusVerdict.STALE if after == job else StatusVerdict.APPLIED, newest)
+
+
+def resend_after_ms(sends: int, jitter_permille: int, limits: ServiceLimits) -> int:
+    """Wait before a command that was sent `sends` times (1 is the first) is sent again, with equal jitter."""
+    exponent = min(max(sends, 1) - 1, 32)
+    full = min(limits.resend_limit_ms, limits.resend_first_ms * int(limits.resend_factor**exponent))
+    return full // 2 + full * jitter_permille // 2000
+
+
+def command_pending(job: Job, now_ms: int, expires_at_ms: int) -> bool:
+    """Whether a command still has to be sent: no device has spoken of it, and it has not expired."""
+    return job.status is JobStatus.QUEUED and now_ms <= expires_at_ms

@@ -1,0 +1,85 @@
+"""Every bound, with its unit last in its name. Nothing in Blackstart loops, waits or grows without one of these.
+
+They are passed in, never read from a global: the explorer runs the same code with small ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reference.core.errors import Reason, Retry, retry_of
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The updater's bounds. All durations in milliseconds."""
+
+    pull_attempts_many: int = 8
+    """Pulls tried in all when the failure is likely to pass (network, registry down, throttled)."""
+    pull_attempts_few: int = 3
+    """Pulls tried in all when the failure is unlikely to pass (content that does not match its digest)."""
+    act_attempts: int = 3
+    """Tries of any other engine action before it counts as failed."""
+    boots: int = 3
+    """Boots that one trial survives, counted from the stop of the old container on: design.md's K."""
+    restore_attempts: int = 5
+    """Starts of the last good container in a rollback before the job ends as `rollback_failed`."""
+    revive_attempts_in_job: int = 2
+    """Starts of a dead current container that may interrupt a job which has not switched yet."""
+    backoff_first_ms: int = 500
+    backoff_factor: int = 2
+    backoff_limit_ms: int = 300_000
+    backoff_throttled_ms: int = 10_000
+    """Least wait after a registry said that it is asked too often."""
+    outbox_resend_ms: int = 5_000
+    """A status that the service has not acknowledged is sent again after this long."""
+    images_kept: int = 3
+    """Current, previous, and one on its way: more are never on the disk after a cleanup."""
+    clock_skew_ms: int = 300_000
+    """How wrong a trusted clock may be before an expiry is believed to have passed."""
+    poll_ms: int = 50
+    """How often the world is looked at while something is awaited."""
+    watch_ms: int = 1_000
+    """How often it is looked at when all is well."""
+
+    def attempts(self, reason: Reason) -> int:
+        """Tries in all, the first included, for a pull that fails with `reason`."""
+        return {Retry.NEVER: 1, Retry.FEW: self.pull_attempts_few, Retry.MANY: self.pull_attempts_many}[
+            retry_of(reason)
+        ]
+
+    def acts(self, reason: Reason) -> int:
+        """Tries in all of any other act of a job that fails with `reason`."""
+        return min(self.attempts(reason), self.act_attempts)
+
+    def backoff_ms(self, failures: int, jitter_permille: int, reason: Reason | None = None) -> int:
+        """Wait after the `failures`-th failure in a row (1 is the first): exponential, capped, with jitter.
+
+        `jitter_permille` in 0..1000 comes from the driver's stream and scales the wait between one half and
+        whole ("equal jitter": Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015), so that
+        a fleet does not come back in step.
+        """
+        exponent = min(max(failures, 1) - 1, 32)
+        full = min(self.backoff_limit_ms, self.backoff_first_ms * int(self.backoff_factor**exponent))
+        if reason is Reason.REGISTRY_THROTTLED:
+            full = max(full, self.backoff_throttled_ms)
+        return full // 2 + full * min(max(jitter_permille, 0), 1000) // 2000
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """The service's bounds. All durations in milliseconds."""
+
+    command_lifetime_ms: int = 24 * 3600 * 1000
+    """A command that no device has taken after this long expires."""
+    accept_deadline_ms: int = 24 * 3600 * 1000
+    """QUEUED may last this long: the device may be offline."""
+    progress_deadline_ms: int = 30 * 60 * 1000
+    """IN_PROGRESS may be silent this long: every status from the device starts it anew."""
+    resend_first_ms: int = 2_000
+    resend_limit_ms: int = 60_000
+    resend_factor: int = 2
+
+
+DEFAULT_LIMITS = Limits()
+DEFAULT_SERVICE_LIMITS = ServiceLimits()

@@ -1,0 +1,404 @@
+"""The updater, whole: what is remembered, what is seen, and what is to be done next.
+
+    decide(record, world, now_ms, limits) -> Step
+
+`record` is what the journal holds, `world` is what is observed now. There is no recovery path: start, resume after
+a power cut, retry and rollback are this one function, called again and again by a loop that observes, decides,
+journals, acts. The rules:
+
+1.  A Step is the activity wanted *now*. Repeating it continues it, another one cancels it, finding it already done
+    is success. Every step is safe to cut before, in the middle and after.
+2.  Journal first, then act: only a `Journal` step changes the record, and what depends on it comes after it.
+3.  Engine data is synced before `switching` is journaled and between any stop and any start.
+4.  Before `committing` is durable any doubt leads back to the old version; after it the job only goes forward.
+5.  The record holds no instants. The world reports durations; wall time (`now_ms`, None when the clock is not
+    trusted) serves expiry only. Counters stop every loop.
+6.  Never two containers active; the image and the container of current stay until the commit is durable, the image
+    of previous until the next one.
+
+    idle -> accepted -> pulling -> staged -> switching -> verifying -> committing -> cleaning_up -> idle
+                 \\________\\__________\\   (failed)  \\__________\\-> rolling_back ----^
+                                      `---------------------------------------------^
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from reference.core.errors import Reason
+from reference.core.limits import DEFAULT_LIMITS, Limits
+from reference.core.model import Command, Container, Failure, HealthState, ImageState
+from reference.core.model import Installed, Outcome, Phase, World
+from reference.core.steps import Create, Journal, Pull, Remove, RemoveImage, RestartEngine
+from reference.core.steps import SetRestartPolicy, Start, Step, Stop, Sync, Wait
+
+BEFORE_SWITCH = frozenset({Phase.ACCEPTED, Phase.PULLING, Phase.STAGED})
+"""Phases in which nothing was touched: cancel and a newer generation end the job here."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRecord:
+    """All that the updater remembers over a power cut."""
+
+    epoch: str
+    """Names this journal: random, new whenever a journal is made or rebuilt."""
+    phase: Phase = Phase.IDLE
+    floor: int | None = None
+    """Highest generation accepted. None: not known (a new journal), and no command is accepted until it is."""
+    current: Installed | None = None
+    previous: Installed | None = None
+    job: Command | None = None
+    queued: Command | None = None
+    """A newer generation that runs next."""
+    cancel: bool = False
+    candidate_id: str | None = None
+    outcome: Outcome | None = None
+    reason: Reason | None = None
+    message: str = ""
+    attempts: int = 0
+    """Failed acts in this phase."""
+    boots: int = 0
+    boot_id: str | None = None
+    """The boot in which the trial was last seen, and how many boots it has lived through."""
+    duty: bool = False
+    """A rollback failed: nothing trusted was healthy, and bringing something back goes on."""
+    downtime_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.phase is Phase.IDLE) is not (self.job is None):
+            raise ValueError(f"a record in phase {self.phase} with job {self.job!r}")
+        if (self.phase is Phase.CLEANING_UP) is not (self.outcome is not None):
+            raise ValueError(f"a record in phase {self.phase} with outcome {self.outcome}")
+
+
+def decide(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits = DEFAULT_LIMITS) -> Step:
+    """The next step. Pure and total: the same arguments always give the same step."""
+    match record.phase:
+        case Phase.IDLE:
+            return _idle(record, world, limits)
+        case Phase.ACCEPTED | Phase.PULLING | Phase.STAGED:
+            return _before_switch(record, world, now_ms, limits)
+        case Phase.SWITCHING | Phase.VERIFYING:
+            return _on_trial(record, world, limits)
+        case Phase.COMMITTING:
+            return _committing(record, world, limits)
+        case Phase.ROLLING_BACK:
+            return _rolling_back(record, world, limits)
+        case Phase.CLEANING_UP:
+            return _cleaning_up(record, world, limits)
+    assert_never(record.phase)
+
+
+# ---- before the switch: nothing has been touched, so any end is harmless
+
+
+def _before_switch(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    if record.cancel:
+        return _end(record, Outcome.FAILED, Reason.CANCELED)
+    if record.queued is not None:
+        return _end(record, Outcome.FAILED, Reason.SUPERSEDED, f"by generation {record.queued.generation}")
+    if (error := world.error) is not None and not error.trusted:
+        pulling = record.phase is Phase.PULLING
+        if record.attempts + 1 >= (limits.attempts(error.reason) if pulling else limits.acts(error.reason)):
+            return _end(record, Outcome.FAILED, error.reason, error.message)
+        return _count(record, error)
+    if (revival := _revive(record, world, limits)) is not None:
+        return revival
+    if (rest := _rest(world, limits, record.reason)) is not None:
+        return rest
+    match record.phase:
+        case Phase.ACCEPTED:
+            return _accepted(record, world, now_ms, limits)
+        case Phase.PULLING:
+            return _pulling(record, world)
+        case _:
+            return _staged(record, world, limits)
+
+
+def _revive(record: UpdateRecord, world: World, limits: Limits) -> Step | None:
+    """A dead current is started again beside the job, but only so often: the update may be its cure."""
+    current = world.find(record.current)
+    if current is None or current.running or world.restores >= limits.revive_attempts_in_job:
+        return None
+    if any(c.running for c in world.containers) or _restore_wait_ms(world, limits) > 0:
+        return None
+    return Sync() if world.dirty else Start(current.id, trusted=True)
+
+
+def _accepted(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    job = _job(record)
+    if now_ms is not None and now_ms > job.expires_at_ms + limits.clock_skew_ms:
+        return _end(record, Outcome.FAILED, Reason.EXPIRED, "the command expired before it could be started")
+    current = world.find(record.current)
+    if current is not None and current.running and current.image.digest == job.image.digest:
+        if current.stable(job.health):
+            return _end(record, Outcome.SUCCEEDED, Reason.ALREADY_RUNNING)
+        if not current.sick(job.health):
+            return Wait(
+                limits.poll_ms, "the commanded version already runs and has to show that it is healthy"
+            )
+    return Journal(replace(record, phase=Phase.PULLING))
+
+
+def _pulling(record: UpdateRecord, world: World) -> Step:
+    image = _job(record).image
+    if world.images.get(image.digest) is not ImageState.PRESENT:
+        return Pull(image)
+    return Sync() if world.dirty else Journal(replace(record, phase=Phase.STAGED))
+
+
+def _staged(record: UpdateRecord, world: World, limits: Limits) -> Step:
+    job, current = _job(record), world.find(record.current)
+    if world.images.get(job.image.digest) is not ImageState.PRESENT:
+        gone = Failure(Reason.IMAGE_INVALID, "the image was removed or damaged after it had been pulled")
+        if record.attempts + 1 >= limits.act_attempts:
+            return _end(record, Outcome.FAILED, gone.reason, gone.message)
+        return _count(replace(record, phase=Phase.PULLING), gone)
+    candidate = _candidate(record, world)
+    if candidate is None:
+        return Create(job.image, job.generation)
+    if world.dirty:
+        return Sync()
+    installed = record.current
+    if installed is not None and current is not None and current.restart_policy != "no":
+        installed = replace(installed, restart_policy=current.restart_policy)
+    trial = replace(_cleared(record), phase=Phase.SWITCHING, current=installed, candidate_id=candidate.id)
+    return Journal(replace(trial, boot_id=world.boot_id, boots=0))
+
+
+# ---- on trial: the old one stops, the new one proves itself; any doubt rolls back
+
+
+def _on_trial(record: UpdateRecord, world: World, limits: Limits) -> Step:
+    if world.boot_id != record.boot_id:
+        if record.boots + 1 > limits.boots:
+            return _roll_back(
+                record, Reason.TOO_MANY_BOOTS, f"{record.boots} boots without an end of the trial"
+            )
+        return Journal(replace(record, boots=record.boots + 1, boot_id=world.boot_id))
+    if world.error is not None:
+        return _failed_on_trial(record, world, world.error, limits)
+    if (rest := _rest(world, limits)) is not None:
+        return rest
+    candidate = _candidate(record, world)
+    if candidate is None:
+        return _roll_back(record, Reason.CANDIDATE_EXITED, "its container was removed by somebody else")
+    for container in (world.find(record.current), candidate):
+        if container is not None and container.restart_policy != "no":
+            return SetRestartPolicy(container.id, "no")
+    if (other := world.running_beside(candidate)) is not None:
+        return Stop(other.id)
+    if record.phase is Phase.SWITCHING and (candidate.running or candidate.started_this_boot):
+        return Journal(replace(_cleared(record), phase=Phase.VERIFYING))
+    if not candidate.running and not candidate.started_this_boot:
+        return Sync() if world.dirty else Start(candidate.id)
+    return _verifying(record, world, candidate, limits)
+
+
+def _failed_on_trial(record: UpdateRecord, world: World, error: Failure, limits: Limits) -> Step:
+    if error.reason is Reason.START_REFUSED and not world.engine_restarted:
+        return RestartEngine()
+    if record.attempts + 1 >= limits.acts(error.reason):
+        return _roll_back(record, error.reason, error.message)
+    return _count(record, error)
+
+
+def _verifying(record: UpdateRecord, world: World, candidate: Container, limits: Limits) -> Step:
+    health = _job(record).health
+    if not candidate.running:
+        return _roll_back(record, Reason.CANDIDATE_EXITED, f"exit code {candidate.exit_code}")
+    if candidate.health is HealthState.UNHEALTHY:
+        return _roll_back(
+            record, Reason.CANDIDATE_UNHEALTHY, f"{health.probe} turned bad after it had been good"
+        )
+    if candidate.sick(health):
+        message = f"{health.probe} was not good within {health.deadline_ms} ms of the start"
+        return _roll_back(record, Reason.CANDIDATE_NEVER_HEALTHY, message)
+    if not candidate.stable(health):
+        return Wait(limits.poll_ms, "the candidate has to stay healthy for its whole window")
+    if world.dirty:
+        return Sync()
+    return Journal(replace(_cleared(record), phase=Phase.COMMITTING, downtime_ms=world.outage_ms))
+
+
+# ---- the commit is durable: this job only goes forward
+
+
+def _committing(record: UpdateRecord, world: World, limits: Limits) -> Step:
+    if world.error is not None and record.attempts + 1 < limits.act_attempts:
+        return _count(record, world.error)
+    if world.error is None:
+        if (rest := _rest(world, limits)) is not None:
+            return rest
+        if (step := _finish_commit(record, world)) is not None:
+            return step
+    job, old, candidate = _job(record), record.current, _candidate(record, world)
+    container_id = candidate.id if candidate is not None else None
+    new = Installed(job.image, job.health, job.generation, container_id, _policy(record))
+    previous = record.previous if old is None or old.image.digest == job.image.digest else old
+    return _end(replace(record, current=new, previous=previous, duty=False), Outcome.SUCCEEDED)
+
+
+def _finish_commit(record: UpdateRecord, world: World) -> Step | None:
+    candidate = _candidate(record, world)
+    if (other := world.running_beside(candidate)) is not None:
+        return Stop(other.id)
+    if candidate is not None and not candidate.running and not candidate.started_this_boot:
+        return Sync() if world.dirty else Start(candidate.id, trusted=True)
+    if candidate is not None and candidate.restart_policy != _policy(record):
+        return SetRestartPolicy(candidate.id, _policy(record))
+    for container in world.containers:
+        if candidate is None or container.id != candidate.id:
+            return Remove(container.id)
+    return Sync() if world.dirty else None
+
+
+# ---- back to the old one; needs no network while its container is there
+
+
+def _rolling_back(record: UpdateRecord, world: World, limits: Limits) -> Step:
+    if world.error is not None and world.error.reason is Reason.START_REFUSED and not world.engine_restarted:
+        return RestartEngine()
+    if record.current is not None:
+        return _restore(record, record.current, world, limits)
+    beside = world.running_beside(None)  # A first install: there is nothing to go back to.
+    if beside is None or world.failures >= limits.restore_attempts:
+        return _end(record, Outcome.FAILED, record.reason, record.message)
+    return _rest(world, limits) or Stop(beside.id)
+
+
+def _restore(record: UpdateRecord, installed: Installed, world: World, limits: Limits) -> Step:
+    current = world.find(installed)
+    beside = world.running_beside(current)
+    alive = current is not None and current.running and not current.sick(installed.health)
+    healthy = current is not None and alive and current.health is HealthState.HEALTHY and beside is None
+    failed = world.failures >= limits.restore_attempts
+    if current is not None and healthy and (failed or current.restart_policy == installed.restart_policy):
+        back = replace(record, downtime_ms=world.outage_ms)
+        return _end(back, Outcome.ROLLED_BACK, record.reason, record.message)
+    if failed or (world.restores >= limits.restore_attempts and not alive):
+        return _end(replace(record, duty=True), Outcome.ROLLBACK_FAILED, record.reason, record.message)
+    if (rest := _rest(world, limits)) is not None:
+        return rest
+    if beside is not None:
+        return Stop(beside.id)
+    if current is None or not current.running:
+        return _bring_up(installed, current, world, limits)
+    if healthy:
+        return SetRestartPolicy(current.id, installed.restart_policy)
+    return Wait(limits.poll_ms, "the old version has to be healthy") if alive else Stop(current.id)
+
+
+# ---- the end of a job, and the duty that never ends
+
+
+def _cleaning_up(record: UpdateRecord, world: World, limits: Limits) -> Step:
+    if world.error is not None and record.attempts + 1 < limits.act_attempts:
+        return Journal(replace(record, attempts=record.attempts + 1))
+    if world.error is None:
+        if (rest := _rest(world, limits)) is not None:
+            return rest
+        installed = [i for i in (record.current, record.previous) if i is not None]
+        kept = {c.id for i in installed if (c := world.find(i)) is not None}
+        for container in world.containers:
+            if container.id not in kept:
+                return Remove(container.id)
+        wanted = {i.image.digest for i in installed}
+        if record.queued is not None:
+            wanted.add(record.queued.image.digest)
+        for digest in sorted(world.images):
+            if digest not in wanted:
+                return RemoveImage(digest)
+    idle = replace(_cleared(record), phase=Phase.IDLE, job=None, cancel=False, outcome=None, boots=0)
+    return Journal(replace(idle, candidate_id=None, boot_id=None, downtime_ms=None))
+
+
+def _idle(record: UpdateRecord, world: World, limits: Limits) -> Step:
+    if record.queued is not None:
+        return Journal(replace(record, phase=Phase.ACCEPTED, job=record.queued, queued=None))
+    if (rest := _rest(world, limits)) is not None:
+        return rest
+    installed = _wanted(record, world, limits)
+    container = world.find(installed)
+    if (beside := world.running_beside(container)) is not None:
+        return Stop(beside.id)
+    if installed is None:
+        return Wait(limits.watch_ms, "nothing is installed")
+    if container is None or not container.running:
+        return _bring_up(installed, container, world, limits)
+    if record.duty and container.stable(installed.health):
+        other = record.previous if installed == record.current else record.current
+        return Journal(replace(record, current=installed, previous=other, duty=False))
+    if record.duty and container.sick(installed.health):
+        return Stop(container.id)
+    if container.restart_policy != installed.restart_policy:
+        return SetRestartPolicy(container.id, installed.restart_policy)
+    return Wait(limits.poll_ms if record.duty else limits.watch_ms, "the installed version runs")
+
+
+def _wanted(record: UpdateRecord, world: World, limits: Limits) -> Installed | None:
+    """Current; in duty whichever of current and previous lives and is not sick, else each in its turn."""
+    current, previous = record.current, record.previous
+    if current is None or previous is None or not record.duty:
+        return current
+    for installed in (current, previous):
+        container = world.find(installed)
+        if container is not None and container.running and not container.sick(installed.health):
+            return installed
+    return previous if (world.restores // limits.restore_attempts) % 2 else current
+
+
+def _bring_up(installed: Installed, container: Container | None, world: World, limits: Limits) -> Step:
+    image = world.images.get(installed.image.digest)
+    if image is ImageState.BROKEN or (image is None and container is None):
+        return Pull(installed.image)
+    if container is None:
+        return Create(installed.image, installed.generation)
+    if world.dirty:
+        return Sync()
+    wait_ms = _restore_wait_ms(world, limits)
+    return Wait(wait_ms, "between two starts") if wait_ms > 0 else Start(container.id, trusted=True)
+
+
+# ---- small words
+
+
+def _job(record: UpdateRecord) -> Command:
+    assert record.job is not None, "UpdateRecord refuses a phase without its job"
+    return record.job
+
+
+def _policy(record: UpdateRecord) -> str:
+    return record.current.restart_policy if record.current is not None else "unless-stopped"
+
+
+def _candidate(record: UpdateRecord, world: World) -> Container | None:
+    return world.pick(record.candidate_id, _job(record).generation, _job(record).image.digest)
+
+
+def _rest(world: World, limits: Limits, reason: Reason | None = None) -> Wait | None:
+    wait_ms = limits.backoff_ms(world.failures, world.jitter_permille, reason) - world.since_failure_ms
+    return Wait(wait_ms, "after a failure") if world.failures > 0 and wait_ms > 0 else None
+
+
+def _restore_wait_ms(world: World, limits: Limits) -> int:
+    wait_ms = limits.backoff_ms(world.restores, world.jitter_permille) - world.since_restore_ms
+    return wait_ms if world.restores > 0 else 0
+
+
+def _cleared(record: UpdateRecord) -> UpdateRecord:
+    return replace(record, attempts=0, reason=None, message="")
+
+
+def _count(record: UpdateRecord, error: Failure) -> Journal:
+    return Journal(replace(record, attempts=record.attempts + 1, reason=error.reason, message=error.message))
+
+
+def _roll_back(record: UpdateRecord, reason: Reason, message: str) -> Journal:
+    return Journal(replace(record, phase=Phase.ROLLING_BACK, attempts=0, reason=reason, message=message))
+
+
+def _end(record: UpdateRecord, outcome: Outcome, reason: Reason | None = None, message: str = "") -> Journal:
+    ended = replace(record, phase=Phase.CLEANING_UP, outcome=outcome, reason=reason, message=message)
+    return Journal(replace(ended, attempts=0))

@@ -1,0 +1,1 @@
+"""What runs containers on a device, behind one port (`base`)."""
