@@ -63,8 +63,11 @@ def receive(memory: Memory, command: Command, now_ms: int | None, limits: Limits
     record = memory.record
     if record.floor is None:
         return memory, Verdict.NOT_READY
+    if (again := _again(memory, command.job_id, command.generation)) is not None:
+        return again, Verdict.DUPLICATE
     if command.generation <= record.floor:
-        return _seen_before(memory, command)
+        message = f"generation {command.generation} is not newer than {record.floor}"
+        return reject(memory, command.job_id, command.generation, Reason.STALE_GENERATION, message)
     if now_ms is not None and now_ms > command.expires_at_ms + limits.clock_skew_ms:
         return reject(memory, command.job_id, command.generation, Reason.EXPIRED, "it expired on the way")
     if record.queued is not None:
@@ -79,7 +82,12 @@ def receive(memory: Memory, command: Command, now_ms: int | None, limits: Limits
 def reject(
     memory: Memory, job_id: str, generation: int, reason: Reason, message: str
 ) -> tuple[Memory, Verdict]:
-    """Refuse a command that is signed for this device and must not be obeyed. The floor stays as it is."""
+    """Refuse a command that is signed for this device and must not be obeyed. The floor stays as it is.
+
+    One that was answered before is answered as before: a refusal never takes back what was taken.
+    """
+    if (again := _again(memory, job_id, generation)) is not None:
+        return again, Verdict.DUPLICATE
     report = Report(job_id, generation, 0, JobStatus.REJECTED, Phase.IDLE, reason=reason, message=message)
     return _report(memory, report), Verdict.REJECTED
 
@@ -125,23 +133,18 @@ def to_send(memory: Memory, sent_ms_ago: dict[int, int], limits: Limits) -> tupl
     return tuple(sorted(due, key=lambda r: r.sequence))
 
 
-def _seen_before(memory: Memory, command: Command) -> tuple[Memory, Verdict]:
-    """Answer again what is known; a generation that is not known and not newer is refused."""
+def _again(memory: Memory, job_id: str, generation: int) -> Memory | None:
+    """Memory that answers a command which was seen before, None for one that was not (or is forgotten)."""
     record = memory.record
+    if any((r.job_id, r.generation) == (job_id, generation) for r in memory.outbox):
+        return memory
     for job in (record.job, record.queued):
-        if job is not None and job.generation == command.generation and job.job_id == command.job_id:
-            if any(r.generation == command.generation for r in memory.outbox):
-                return memory, Verdict.DUPLICATE
-            return _report(
-                memory, _report_of(record) if job is record.job else _taken(job)
-            ), Verdict.DUPLICATE
+        if job is not None and (job.job_id, job.generation) == (job_id, generation):
+            return _report(memory, _report_of(record) if job is record.job else _taken(job))
     for report in memory.finished:
-        if report.generation == command.generation and report.job_id == command.job_id:
-            if report in memory.outbox:
-                return memory, Verdict.DUPLICATE
-            return replace(memory, outbox=_with(memory.outbox, report)), Verdict.DUPLICATE
-    message = f"generation {command.generation} is not newer than {record.floor}"
-    return reject(memory, command.job_id, command.generation, Reason.STALE_GENERATION, message)
+        if (report.job_id, report.generation) == (job_id, generation):
+            return replace(memory, outbox=_with(memory.outbox, report))
+    return None
 
 
 def _report(memory: Memory, report: Report) -> Memory:

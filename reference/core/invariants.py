@@ -15,7 +15,7 @@ from reference.core.errors import Reason
 from reference.core.job import Job, JobStatus
 from reference.core.limits import Limits
 from reference.core.model import Container, HealthState, ImageState, Outcome, Phase, World
-from reference.core.steps import Journal, Remove, RemoveImage, Start, Step
+from reference.core.steps import Journal, Remove, RemoveImage, Start, Step, Stop
 from reference.core.update import UpdateRecord
 
 
@@ -63,6 +63,9 @@ def stop_is_journaled(record: UpdateRecord, step: Step, world: World) -> list[Vi
     before = record.phase in (Phase.ACCEPTED, Phase.PULLING, Phase.STAGED)
     if before and isinstance(step, Start) and candidate and candidate.id == step.container_id:
         return [Violation("stop_is_journaled", f"{record.phase} starts the candidate {step.container_id}")]
+    current = world.find(record.current)
+    if before and isinstance(step, Stop) and current is not None and current.id == step.container_id:
+        return [Violation("stop_is_journaled", f"{record.phase} stops the current container {current.id}")]
     return []
 
 

@@ -121,6 +121,8 @@ class Container:
     """Process scope."""
     healthy_ms: int = 0
     """Process scope: for how long every probe of this life was good."""
+    watched_ms: int | None = None
+    """Process scope: for how long this life was probed by this agent; None when that is as long as it is up."""
     exit_code: int | None = None
     restart_policy: str = "no"
     configuration: str = ""
@@ -131,6 +133,11 @@ class Container:
         """Whether it has a living process."""
         return self.state is ContainerState.RUNNING
 
+    @property
+    def judged_ms(self) -> int:
+        """For how long its present life could have shown that it is healthy: an agent that starts late waits anew."""
+        return self.up_ms if self.watched_ms is None else min(self.watched_ms, self.up_ms)
+
     def stable(self, health: Health) -> bool:
         """Whether its present life has passed the trial that `health` describes."""
         healthy = self.running and self.health is HealthState.HEALTHY
@@ -138,8 +145,16 @@ class Container:
 
     def sick(self, health: Health) -> bool:
         """Whether its present life has failed: turned unhealthy, or still not healthy at its deadline."""
-        late = self.health is not HealthState.HEALTHY and self.up_ms > health.deadline_ms
+        late = self.health is not HealthState.HEALTHY and self.judged_ms > health.deadline_ms
         return self.running and (self.health is HealthState.UNHEALTHY or late)
+
+    def unsteady(self, health: Health) -> bool:
+        """Whether its present life is good now and then, but had long enough to be stable and is not."""
+        return (
+            self.running
+            and not self.stable(health)
+            and self.judged_ms > health.deadline_ms + health.stable_for_ms
+        )
 
 
 class ImageState(StrEnum):

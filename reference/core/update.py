@@ -57,7 +57,7 @@ class UpdateRecord:
     reason: Reason | None = None
     message: str = ""
     attempts: int = 0
-    """Failed acts in this phase."""
+    """Failed acts: all those before the switch together, after it those in this phase."""
     boots: int = 0
     boot_id: str | None = None
     """The boot in which the trial was last seen, and how many boots it has lived through."""
@@ -74,6 +74,9 @@ class UpdateRecord:
 
 def decide(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits = DEFAULT_LIMITS) -> Step:
     """The next step. Pure and total: the same arguments always give the same step."""
+    refused = world.error is not None and world.error.reason is Reason.START_REFUSED
+    if refused and not world.engine_restarted and record.phase not in BEFORE_SWITCH:
+        return RestartEngine()  # A stuck port refuses every version: nobody is blamed before this was tried.
     match record.phase:
         case Phase.IDLE:
             return _idle(record, world, limits)
@@ -99,8 +102,7 @@ def _before_switch(record: UpdateRecord, world: World, now_ms: int | None, limit
     if record.queued is not None:
         return _end(record, Outcome.FAILED, Reason.SUPERSEDED, f"by generation {record.queued.generation}")
     if (error := world.error) is not None and not error.trusted:
-        pulling = record.phase is Phase.PULLING
-        if record.attempts + 1 >= (limits.attempts(error.reason) if pulling else limits.acts(error.reason)):
+        if record.attempts + 1 >= limits.attempts(error.reason):
             return _end(record, Outcome.FAILED, error.reason, error.message)
         return _count(record, error)
     if (revival := _revive(record, world, limits)) is not None:
@@ -135,9 +137,7 @@ def _accepted(record: UpdateRecord, world: World, now_ms: int | None, limits: Li
         if current.stable(job.health):
             return _end(record, Outcome.SUCCEEDED, Reason.ALREADY_RUNNING)
         if not current.sick(job.health):
-            return Wait(
-                limits.poll_ms, "the commanded version already runs and has to show that it is healthy"
-            )
+            return Wait(limits.poll_ms, "the commanded version already runs and has to be healthy")
     return Journal(replace(record, phase=Phase.PULLING))
 
 
@@ -173,12 +173,12 @@ def _staged(record: UpdateRecord, world: World, limits: Limits) -> Step:
 def _on_trial(record: UpdateRecord, world: World, limits: Limits) -> Step:
     if world.boot_id != record.boot_id:
         if record.boots + 1 > limits.boots:
-            return _roll_back(
-                record, Reason.TOO_MANY_BOOTS, f"{record.boots} boots without an end of the trial"
-            )
+            return _roll_back(record, Reason.TOO_MANY_BOOTS, f"no end of the trial in {record.boots} boots")
         return Journal(replace(record, boots=record.boots + 1, boot_id=world.boot_id))
     if world.error is not None:
-        return _failed_on_trial(record, world, world.error, limits)
+        if record.attempts + 1 >= limits.acts(world.error.reason):
+            return _roll_back(record, world.error.reason, world.error.message)
+        return _count(record, world.error)
     if (rest := _rest(world, limits)) is not None:
         return rest
     candidate = _candidate(record, world)
@@ -196,25 +196,19 @@ def _on_trial(record: UpdateRecord, world: World, limits: Limits) -> Step:
     return _verifying(record, world, candidate, limits)
 
 
-def _failed_on_trial(record: UpdateRecord, world: World, error: Failure, limits: Limits) -> Step:
-    if error.reason is Reason.START_REFUSED and not world.engine_restarted:
-        return RestartEngine()
-    if record.attempts + 1 >= limits.acts(error.reason):
-        return _roll_back(record, error.reason, error.message)
-    return _count(record, error)
-
-
 def _verifying(record: UpdateRecord, world: World, candidate: Container, limits: Limits) -> Step:
     health = _job(record).health
     if not candidate.running:
         return _roll_back(record, Reason.CANDIDATE_EXITED, f"exit code {candidate.exit_code}")
     if candidate.health is HealthState.UNHEALTHY:
-        return _roll_back(
-            record, Reason.CANDIDATE_UNHEALTHY, f"{health.probe} turned bad after it had been good"
-        )
+        return _roll_back(record, Reason.CANDIDATE_UNHEALTHY, f"{health.probe} was good and turned bad")
     if candidate.sick(health):
         message = f"{health.probe} was not good within {health.deadline_ms} ms of the start"
         return _roll_back(record, Reason.CANDIDATE_NEVER_HEALTHY, message)
+    if candidate.unsteady(health):
+        return _roll_back(
+            record, Reason.CANDIDATE_UNHEALTHY, f"{health.probe} did not stay good for long enough"
+        )
     if not candidate.stable(health):
         return Wait(limits.poll_ms, "the candidate has to stay healthy for its whole window")
     if world.dirty:
@@ -258,8 +252,6 @@ def _finish_commit(record: UpdateRecord, world: World) -> Step | None:
 
 
 def _rolling_back(record: UpdateRecord, world: World, limits: Limits) -> Step:
-    if world.error is not None and world.error.reason is Reason.START_REFUSED and not world.engine_restarted:
-        return RestartEngine()
     if record.current is not None:
         return _restore(record, record.current, world, limits)
     beside = world.running_beside(None)  # A first install: there is nothing to go back to.

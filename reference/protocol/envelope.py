@@ -15,8 +15,6 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
     load_pem_private_key,
     load_pem_public_key,
@@ -24,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import Error as SecuresystemslibError
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey  # type: ignore[attr-defined]
 
 from reference.core.errors import CommandError, InputError, Reason
 from reference.protocol.models import (
@@ -41,10 +39,10 @@ PAYLOAD_TYPE = "application/vnd.blackstart.command+json"
 SigningKey = CryptoSigner
 PublicKey = SSlibKey
 Signed = UpdateCommand | CancelCommand | Reply
-_S = TypeVar("_S", UpdateCommand, CancelCommand, Reply)
+_S = TypeVar("_S", bound=Signed)
 
 
-class RefusedCommand(CommandError):
+class CommandRefusedError(CommandError):
     """Signed for this device, and must not be obeyed all the same: the sender is told, by job and generation."""
 
     def __init__(self, error: CommandError, job_id: str, generation: int) -> None:
@@ -76,17 +74,12 @@ def generate_key() -> SigningKey:
 
 def public_key(key: SigningKey) -> PublicKey:
     """The half that devices get; its `keyid` is derived from it."""
-    found = key.public_key
-    if not isinstance(found, SSlibKey):
-        raise TypeError(f"not an Ed25519 key: {type(found).__name__}")
-    return found
+    return key.public_key
 
 
 def write_private_key(key: SigningKey, path: Path) -> None:
     """PKCS#8 PEM, readable by its owner only, never over an existing file. Raises InputError."""
-    crypto = load_pem_private_key(key.private_bytes, None)
-    pem = crypto.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    _write(path, pem, 0o600)
+    _write(path, key.private_bytes, 0o600)
 
 
 def write_public_key(key: SigningKey | PublicKey, path: Path) -> None:
@@ -150,7 +143,7 @@ def open_envelope(
     """The message that was signed for this device.
 
     Raises CommandError: MALFORMED (no envelope), BAD_SIGNATURE, WRONG_DEVICE, MALFORMED (another type, or unreadable),
-    UNSUPPORTED_SCHEMA. From WRONG_DEVICE on the signature was good. Raises RefusedCommand, a CommandError, where the
+    UNSUPPORTED_SCHEMA. From WRONG_DEVICE on the signature was good. Raises CommandRefusedError, a CommandError, where the
     message names this device, a job and a generation: then the sender can be told.
     """
     payload = _verified(data, keys)
@@ -171,7 +164,7 @@ def open_envelope(
         sane = isinstance(job_id, str) and 0 < len(job_id) <= 64 and job_id.isprintable()
         counted = isinstance(generation, int) and not isinstance(generation, bool) and 0 < generation < 2**53
         if None not in named and sane and counted and expected is UpdateCommand:
-            raise RefusedCommand(error, str(job_id), int(str(generation))) from None
+            raise CommandRefusedError(error, str(job_id), int(str(generation))) from None
         raise
 
 
@@ -189,8 +182,7 @@ def _verified(data: bytes, keys: Mapping[str, PublicKey]) -> bytes:
         raise CommandError(f"not a DSSE envelope: {error}", where="envelope") from None
     if envelope.payload_type != PAYLOAD_TYPE:
         raise CommandError("the payload is of another type", where="envelope.payloadType", todo=PAYLOAD_TYPE)
-    # An empty or unusable signature is no reason to crash: securesystemslib reports each as unverified.
-    trusted = [keys[s] for s in envelope.signatures if s in keys]
+    trusted: list[Key] = [keys[s] for s in envelope.signatures if s in keys]
     try:
         if trusted:
             envelope.verify(trusted, 1)
@@ -240,7 +232,17 @@ def _write(path: Path, data: bytes, mode: int) -> None:
 
 
 __all__ = [
-    "PAYLOAD_TYPE", "PublicKey", "RefusedCommand", "SigningKey", "generate_key", "key_ring",
-    "load_private_key", "load_public_key", "open_envelope", "public_key", "sign", "write_private_key",
+    "PAYLOAD_TYPE",
+    "CommandRefusedError",
+    "PublicKey",
+    "SigningKey",
+    "generate_key",
+    "key_ring",
+    "load_private_key",
+    "load_public_key",
+    "open_envelope",
+    "public_key",
+    "sign",
+    "write_private_key",
     "write_public_key",
 ]  # fmt: skip

@@ -281,7 +281,8 @@ def parse(model: type[_M], data: bytes) -> _M:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        raise CommandError(**_first(error, model.__name__)) from None
+        what, where = _first(error, model.__name__)
+        raise CommandError(what, where=where) from None
 
 
 def parse_update(data: bytes) -> UpdateCommand:
@@ -324,7 +325,7 @@ def read_object(data: bytes, name: str) -> dict[str, object]:
     return found
 
 
-def _first(error: ValidationError, name: str) -> dict[str, str]:
+def _first(error: ValidationError, name: str) -> tuple[str, str]:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join([name, *(str(part) for part in first["loc"])])
-    return {"what": first["msg"], "where": place}
+    return first["msg"], place

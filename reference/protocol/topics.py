@@ -97,7 +97,7 @@ def parse_topic(text: str) -> Topic:
     if len(parts) == 5 and parts[0] == "tenants" and parts[2] == "clients":
         try:
             return Topic(check_tenant(parts[1]), check_client(parts[3]), Kind(parts[4]))
-        except ValueError:
+        except (ValueError, InputError):
             pass
     raise InputError(f"not a topic of Blackstart: {text[:200]!r}", todo="See reference/protocol/topics.py.")
 

@@ -1,0 +1,1 @@
+"""What every part needs and none owns: logs, durable files, child processes, the MQTT link."""

@@ -1,0 +1,93 @@
+"""The command line's way to the API: where it is, who asks, and what its problems mean here."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reference.core.errors import BlackstartError, InputError, Reason, ServiceError
+
+if TYPE_CHECKING:
+    import httpx
+
+DEFAULT_DATA = Path(".blackstart")
+TIMEOUT_S = 10.0
+
+
+def address_file(data: Path) -> Path:
+    """Where `blackstart up` writes how it is reached."""
+    return data / "up.json"
+
+
+class Api:
+    """A session with the service."""
+
+    def __init__(self, url: str | None, token: str | None, data: Path) -> None:
+        import httpx
+
+        found = _of_up(data) if url is None or token is None else {}
+        self.url = url or os.environ.get("BLACKSTART_URL") or found.get("url")
+        token = token or os.environ.get("BLACKSTART_TOKEN") or found.get("token")
+        if not self.url or not token:
+            raise InputError(
+                "no service to talk to",
+                todo="Run `blackstart up` in this folder, or give --url and --token (BLACKSTART_URL, BLACKSTART_TOKEN).",
+            )
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
+            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise InputError(f"not an address: {error}", where="--url") from None
+
+    def get(self, path: str, **query: str) -> dict[str, object]:
+        """GET; raises BlackstartError with the problem's reason."""
+        return self._ask("GET", path, params=query)
+
+    def post(self, path: str, body: object) -> dict[str, object]:
+        """POST; raises BlackstartError with the problem's reason."""
+        return self._ask("POST", path, json=body)
+
+    def _ask(self, method: str, path: str, params: object = None, json: object = None) -> dict[str, object]:
+        import httpx
+
+        try:
+            answer = self._http.request(method, path, params=params, json=json)  # type: ignore[arg-type]
+        except httpx.HTTPError as error:
+            todo = "Is `blackstart up` running?"
+            raise ServiceError(f"does not answer: {error}", where=str(self.url), todo=todo) from None
+        return _read(answer)
+
+
+def _read(answer: httpx.Response) -> dict[str, object]:
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise ServiceError(
+            f"answered {answer.status_code} with something that is not ours", where=str(answer.url)
+        )
+    if answer.is_success:
+        return body
+    detail = str(body.get("detail") or body.get("title") or answer.reason_phrase)
+    reason = _reason(body.get("reason"))
+    if answer.status_code in (400, 404, 413, 422):
+        raise InputError(detail, reason=reason)
+    raise BlackstartError(detail, reason=reason)
+
+
+def _reason(code: object) -> Reason:
+    try:
+        return Reason(str(code))
+    except ValueError:
+        return Reason.INVALID_INPUT
+
+
+def _of_up(data: Path) -> dict[str, str]:
+    try:
+        found = json.loads(address_file(data).read_text())
+        return {"url": str(found["url"]), "token": str(found["token"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

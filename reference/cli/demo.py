@@ -1,0 +1,68 @@
+"""`blackstart demo`: live progress, the table, the report."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reference.demo.run import Report, chosen, run_demo, write_report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_COLOURS = {"pass": "green", "fail": "red", "unknown": "yellow"}
+
+
+def run(only: list[str], seed: int | None, report_path: Path, keep: Path | None, as_json: bool) -> int:
+    """Play, show, write; answers the exit code."""
+    from rich.console import Console
+
+    stories = chosen(only)
+    progress = Console(stderr=True)
+    with progress.status("starting") as line:
+
+        def say(story: str, what: str) -> None:
+            line.update(f"[bold]{story}[/bold]  {what}")
+            if what in _COLOURS:
+                progress.print(f"  [{_COLOURS[what]}]{what:7}[/] {story}")
+
+        report = asyncio.run(run_demo(stories, seed, say, keep))
+    write_report(report, report_path)
+    if as_json:
+        sys.stdout.write(report.to_json() + "\n")
+    else:
+        _show(Console(), report, report_path)
+    return report.exit_code()
+
+
+def _show(console: Console, report: Report, path: Path) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("STORY", "OUTCOME", "REASON"):
+        table.add_column(title)
+    for title in ("DOWNTIME ms", "ROLLBACK ms"):
+        table.add_column(title, justify="right")
+    table.add_column("VERDICT")
+    for story in report.stories:
+        verdict = story.verdict.value
+        table.add_row(
+            story.name, story.outcome, story.reason or "-", _number(story.downtime_ms), _number(story.rollback_ms),
+            f"[{_COLOURS[verdict]}]{verdict}[/]",
+        )  # fmt: skip
+    console.print()
+    console.print(table)
+    for story in report.stories:
+        problems = story.evidence.get("problems")
+        for problem in problems if isinstance(problems, list) else []:
+            console.print(f"[red]{story.name}[/]: {problem}", highlight=False)
+    for skip in report.skipped:
+        console.print(f"skipped {skip['name']}: {skip['reason']}", highlight=False)
+    counts = [f"{sum(s.verdict.value == word for s in report.stories)} {word}" for word in _COLOURS]
+    console.print(f"\n{', '.join(counts)} in {report.seconds:.1f} s; evidence: {path}", highlight=False)
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,76 @@
+"""`blackstart up`: the whole stack in the foreground, ready to be tried."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+from reference.cli.api import address_file
+from reference.stack import Stack
+from reference.support.files import write_durably
+
+DEVICE = "edge-1"
+VERSIONS = (
+    ("1.0.0", None),
+    ("2.0.0", None),
+    ("2.0.1-crash", "crash-on-start"),
+    ("2.0.2-sick", "never-healthy"),
+)
+
+
+def run_up(data: Path, port: int, as_json: bool) -> None:
+    """Start, print where everything is, and stay until SIGINT or SIGTERM."""
+    asyncio.run(_up(data.absolute(), port, as_json))
+
+
+async def _up(data: Path, port: int, as_json: bool) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    _say("starting the broker, the registry and the service ...")
+    async with Stack(data, service_port=port) as stack:
+        _say("publishing " + ", ".join(version for version, _ in VERSIONS) + " ...")
+        for version, defect in VERSIONS:
+            await stack.publish(version, defect)
+        device = await stack.add_device(DEVICE)
+        await stack.start_agent(device)
+        found = {
+            "url": stack.url,
+            "docs": f"{stack.url}/docs",
+            "broker": f"mqtts://127.0.0.1:{stack.broker_port}",
+            "registry": stack.registry().host,
+            "client": f"http://127.0.0.1:{device.client_port}/healthz",
+            "device": DEVICE,
+            "token": stack.token(),
+        }
+        path = address_file(data)
+        await asyncio.to_thread(write_durably, path, json.dumps(found).encode())
+        try:
+            _show(found, as_json)
+            await stop.wait()
+            _say("stopping ...")
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _show(found: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found), flush=True)
+        return
+    for name in ("url", "docs", "broker", "registry", "client"):
+        print(f"{name:>9}  {found[name]}")
+    print(f"\nAn Administrator's token, for another terminal:\n\nexport TOKEN={found['token']}\n")
+    print(
+        f"Install the first version, then update it:\n\n"
+        f"  blackstart update {found['device']} --to 1.0.0 --wait\n"
+        f"  blackstart update {found['device']} --to 2.0.0 --wait\n\nCtrl-C stops everything.",
+        flush=True,
+    )
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)

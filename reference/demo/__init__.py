@@ -1,0 +1,1 @@
+"""`blackstart demo`: the promise, shown on real sockets, real TLS, real pulls and real processes, judged from outside."""

@@ -1,0 +1,129 @@
+"""The observer: a thread that asks the client every 5 ms how it is, and looks which of its processes live.
+
+It knows nothing of the updater. Downtime is what it saw: from the first failed to the first good answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROBE_EVERY_S = 0.005
+PROBE_TIMEOUT_S = 0.25
+PROCESSES_EVERY_S = 0.02
+ANSWER_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One probe: when it was sent and answered (wall time, ms), and what came back."""
+
+    sent_ms: float
+    answered_ms: float
+    good: bool
+    version: str | None
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was seen over one story."""
+
+    answers: list[Answer] = field(default_factory=list)
+    most_processes: int = 0
+    process_looks: int = 0
+
+    def gaps_ms(self) -> list[tuple[float, float]]:
+        """Outages as (from, to): from the first failed probe's sending to the first good answer's."""
+        gaps: list[tuple[float, float]] = []
+        begin: float | None = None
+        for answer in self.answers:
+            if not answer.good and begin is None:
+                begin = answer.sent_ms
+            elif answer.good and begin is not None:
+                gaps.append((begin, answer.answered_ms))
+                begin = None
+        if begin is not None:
+            gaps.append((begin, self.answers[-1].answered_ms))
+        return gaps
+
+    def downtime_ms(self) -> int:
+        """All outages together."""
+        return round(sum(end - begin for begin, end in self.gaps_ms()))
+
+    def first_good_after(self, instant_ms: float, version: str) -> float | None:
+        """When `version` first answered well to a probe sent after `instant_ms`."""
+        later = (a for a in self.answers if a.sent_ms >= instant_ms and a.good and a.version == version)
+        return next((a.answered_ms for a in later), None)
+
+
+class Observer:
+    """Watches one client from `start` to `stop`."""
+
+    def __init__(self, port: int, engine_dir: Path) -> None:
+        self._port = port
+        self._marker = os.fsencode(str(engine_dir))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"observer-{port}", daemon=True)
+        self.seen = Seen()
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> Seen:
+        """End, and answer what was seen."""
+        self._stop.set()
+        self._thread.join()
+        return self.seen
+
+    def _run(self) -> None:
+        next_look = 0.0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            self.seen.answers.append(ask(self._port))
+            if began >= next_look:
+                alive = len(client_processes(self._marker))
+                self.seen.most_processes = max(self.seen.most_processes, alive)
+                self.seen.process_looks += 1
+                next_look = began + PROCESSES_EVERY_S
+            self._stop.wait(max(0.0, PROBE_EVERY_S - (time.monotonic() - began)))
+
+
+def ask(port: int) -> Answer:
+    """One probe of the client's `/healthz`."""
+    sent = time.time() * 1000
+    good, version = False, None
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=PROBE_TIMEOUT_S) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            data = b""
+            while chunk := connection.recv(4096):
+                data += chunk
+                if len(data) > ANSWER_BYTES:
+                    break
+        head, _, body = data.partition(b"\r\n\r\n")
+        good = head.split(b" ", 2)[1:2] == [b"200"]
+        version = str(json.loads(body).get("version"))
+    except (OSError, ValueError, AttributeError):
+        good = False
+    return Answer(sent, time.time() * 1000, good, version)
+
+
+def client_processes(marker: bytes) -> list[int]:
+    """Pids of living processes that run a program out of an unpacked image under the folder `marker`."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.startswith(marker) and b"/rootfs/" in word for word in words):
+            found.append(int(entry.name))
+    return found

@@ -1,0 +1,190 @@
+"""The one loop of the edge updater: observe, decide, journal, act.
+
+    while running:
+        world = look()
+        step = decide(record, world, now)
+        journal it | begin, continue or replace the activity | wait
+
+Messages change the memory between two turns (`change`); the next turn sees the new record. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from reference.core.delivery import Memory, advance
+from reference.core.errors import BlackstartError, EngineError, JournalError
+from reference.core.limits import Limits
+from reference.core.model import Image
+from reference.core.steps import Act, Journal, RestartEngine, Stop, Wait
+from reference.core.update import UpdateRecord, decide
+from reference.edge.executor import execute
+from reference.edge.journal import Journal as JournalFile
+from reference.edge.observe import Eyes
+from reference.edge.runtimes.base import PullProgress, Runtime
+from reference.edge.settings import EdgeSettings
+
+log = logging.getLogger("blackstart.edge")
+
+JOURNAL_RETRY_S = 1.0
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Agent:
+    """Drives `decide` for one client. `memory` is always what the journal holds."""
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        runtime: Runtime,
+        journal: JournalFile,
+        eyes: Eyes,
+        limits: Limits,
+        wall_ms: Callable[[], int] = _wall_ms,
+    ) -> None:
+        self._settings = settings
+        self._runtime = runtime
+        self._journal = journal
+        self._eyes = eyes
+        self.limits = limits
+        self._wall_ms = wall_ms
+        self._wake = asyncio.Event()
+        self._told = asyncio.Event()
+        self._activity: tuple[Act, asyncio.Task[None]] | None = None
+        self.progress = PullProgress(0, None)
+
+    @property
+    def memory(self) -> Memory:
+        """What the journal holds."""
+        return self._journal.memory
+
+    @property
+    def running(self) -> Image | None:
+        """The image of the container that runs, as last seen."""
+        return self._eyes.running
+
+    def now_ms(self) -> int | None:
+        """Wall time in ms since 1970, None when this device's clock is not to be trusted."""
+        return self._wall_ms() if self._settings.clock_trusted else None
+
+    def change(self, memory: Memory) -> None:
+        """Make a changed memory durable and have the loop look at it. Raises JournalError, and nothing changed."""
+        if memory == self._journal.memory:
+            return
+        before = self._journal.memory
+        try:
+            self._journal.write(memory)
+        except JournalError:
+            self._journal.reload()
+            raise
+        if memory.outbox != before.outbox:
+            self._told.set()
+        self._wake.set()
+
+    async def outbox_changed(self, timeout_s: float) -> None:
+        """Return when there is something new to tell the service, or after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._told.wait(), timeout_s)
+        self._told.clear()
+
+    async def run(self) -> None:
+        """Go on for ever; a cancel ends it and leaves the client as it is."""
+        try:
+            while True:
+                await self._turn()
+        finally:
+            await self._drop_activity()
+
+    async def take_record(self, record: UpdateRecord) -> None:
+        """Journal a new record: what depends on it comes after this."""
+        before = self.memory.record
+        self.change(advance(self.memory, record))
+        self._eyes.journaled(before, record)
+        extra = {
+            "phase": record.phase,
+            "outcome": record.outcome,
+            "reason": record.reason,
+            "detail": record.message,
+        }
+        log.info("journaled", extra={"job": record.job.job_id if record.job else None, **extra})
+
+    async def _turn(self) -> None:
+        self._wake.clear()
+        world = await self._eyes.look(self.memory.record)
+        record = (
+            self.memory.record
+        )  # A message may have changed it while we looked; the world is as good for it.
+        step = decide(record, world, self.now_ms(), self.limits)
+        if self._activity is not None and self._activity[0] != step:
+            await self._drop_activity()
+            return
+        match step:
+            case Journal(new):
+                try:
+                    await self.take_record(new)
+                except JournalError as error:
+                    log.error(
+                        "the journal could not be written",
+                        extra={"reason": error.reason, "detail": str(error)},
+                    )
+                    await asyncio.sleep(JOURNAL_RETRY_S)
+            case Wait(for_ms):
+                await self._wait(for_ms / 1000, None)
+            case _:
+                await self._act(step)
+
+    async def _act(self, act: Act) -> None:
+        if self._activity is None:
+            if isinstance(act, RestartEngine):
+                self._eyes.mark_engine_restart(self.memory.record)
+            log.info("act", extra={"step": repr(act)})
+            self._activity = (act, asyncio.create_task(self._do(act)))
+        task = self._activity[1]
+        await self._wait(self.limits.watch_ms / 1000, task)
+        if not task.done():
+            return
+        self._activity = None
+        error = task.exception()
+        if error is None:
+            self._eyes.acted(act)
+            return
+        if not isinstance(error, BlackstartError):
+            log.error("an act failed without a name", exc_info=error)
+            error = EngineError(f"{type(error).__name__}: {error}")
+        log.warning("act failed", extra={"step": repr(act), "reason": error.reason, "detail": str(error)})
+        self._eyes.failed(error, act)
+
+    async def _do(self, act: Act) -> None:
+        if isinstance(act, Stop):
+            self._eyes.stopping()
+        await execute(act, self._runtime, self._settings.client, self._eyes.view, self._note_progress)
+
+    def _note_progress(self, progress: PullProgress) -> None:
+        self.progress = progress
+
+    async def _wait(self, timeout_s: float, task: asyncio.Task[None] | None) -> None:
+        wake = asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait(
+                {wake, *([task] if task else [])}, timeout=timeout_s, return_when="FIRST_COMPLETED"
+            )
+        finally:
+            wake.cancel()
+
+    async def _drop_activity(self) -> None:
+        if self._activity is None:
+            return
+        act, task = self._activity
+        self._activity = None
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(task, return_exceptions=True)
+        self._eyes.dropped()
+        log.info("dropped", extra={"step": repr(act)})

@@ -1,0 +1,194 @@
+"""What the device says and hears. The rules are `reference.core.delivery`; here is only how they meet MQTT.
+
+A message is acknowledged to the broker (PUBACK) after the journal holds what it changed, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+from reference.core import delivery
+from reference.core.delivery import Verdict
+from reference.core.errors import BlackstartError, CommandError, JournalError, Reason
+from reference.edge.agent import Agent
+from reference.edge.settings import EdgeSettings
+from reference.protocol import topics
+from reference.protocol.envelope import CommandRefusedError, PublicKey, open_envelope
+from reference.protocol.models import Birth, CancelCommand, Reply, StatusMessage, UpdateCommand
+from reference.support.mqtt import Connected, Disconnected, Message, MqttLink
+
+log = logging.getLogger("blackstart.edge")
+
+BIRTH_AGAIN_S = 3.0
+PUBLISH_TIMEOUT_S = 10.0
+IDLE_S = 1.0
+
+
+def agent_version() -> str:
+    """Of this agent, as installed."""
+    try:
+        return version("blackstart")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class Conversation:
+    """Speaks for one agent over one link."""
+
+    def __init__(
+        self, settings: EdgeSettings, link: MqttLink, agent: Agent, keys: Mapping[str, PublicKey]
+    ) -> None:
+        self._settings = settings
+        self._link = link
+        self._agent = agent
+        self._keys = keys
+        self._hosts = {registry.host for registry in settings.registries}
+        self._nonce: str | None = None
+        self._born_at = 0.0
+        self._sent_at: dict[int, float] = {}
+        self._connected = asyncio.Event()
+
+    async def run(self) -> None:
+        """Go on for ever; a cancel ends it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._tell())
+
+    async def _listen(self) -> None:
+        while True:
+            event = await self._link.events.get()
+            match event:
+                case Connected():
+                    self._sent_at.clear()
+                    self._nonce = secrets.token_hex(16)
+                    self._born_at = 0.0
+                    self._connected.set()
+                case Disconnected(reason):
+                    self._connected.clear()
+                    self._nonce = None
+                    log.warning("disconnected", extra={"detail": reason})
+                case Message():
+                    self._hear(event)
+
+    def _hear(self, message: Message) -> None:
+        try:
+            self._obey(message)
+        except JournalError as error:
+            # Not acknowledged: the sender keeps it and will send it again.
+            log.error(
+                "a message could not be journaled", extra={"reason": error.reason, "detail": str(error)}
+            )
+            return
+        except BlackstartError as error:
+            log.warning(
+                "refused", extra={"topic": message.topic, "reason": error.reason, "detail": str(error)}
+            )
+        message.ack()
+
+    def _obey(self, message: Message) -> None:
+        topic = topics.parse_topic(message.topic)
+        tenant, client = self._settings.tenant_id, self._settings.client_id
+        if (topic.tenant_id, topic.client_id) != (tenant, client):
+            raise CommandError(
+                "it came on another device's topic", reason=Reason.WRONG_DEVICE, where=message.topic
+            )
+        match topic.kind:
+            case topics.Kind.UPDATE:
+                self._update(message.payload)
+            case topics.Kind.CANCEL:
+                cancel = open_envelope(message.payload, self._keys, tenant, client, CancelCommand)
+                memory = delivery.receive_cancel(self._agent.memory, cancel.job_id, cancel.generation)
+                self._agent.change(memory)
+            case topics.Kind.REPLIES:
+                self._reply(open_envelope(message.payload, self._keys, tenant, client, Reply))
+            case _:
+                raise CommandError("it is not for a device", where=message.topic)
+
+    def _update(self, payload: bytes) -> None:
+        memory = self._agent.memory
+        tenant, client = self._settings.tenant_id, self._settings.client_id
+        try:
+            command = open_envelope(payload, self._keys, tenant, client, UpdateCommand).to_core()
+        except CommandRefusedError as error:
+            memory, _ = delivery.reject(memory, error.job_id, error.generation, error.reason, str(error))
+            self._agent.change(memory)
+            raise
+        host = command.image.repository.split("/", 1)[0]
+        if host not in self._hosts:
+            known = memory.record.floor is not None and command.generation > memory.record.floor
+            message = f"the registry {host} is not on this device's list ({', '.join(sorted(self._hosts))})"
+            if known:
+                memory, _ = delivery.reject(
+                    memory, command.job_id, command.generation, Reason.HOST_NOT_ALLOWED, message
+                )
+                self._agent.change(memory)
+            raise CommandError(message, reason=Reason.HOST_NOT_ALLOWED, where="image.repository")
+        memory, verdict = delivery.receive(memory, command, self._agent.now_ms(), self._agent.limits)
+        self._agent.change(memory)
+        log.info(
+            "command", extra={"job": command.job_id, "generation": command.generation, "verdict": verdict}
+        )
+        if verdict is Verdict.NOT_READY:
+            self._born_at = 0.0
+
+    def _reply(self, reply: Reply) -> None:
+        memory = self._agent.memory
+        if (answer := reply.birth) is not None:
+            nonce = self._nonce
+            memory = delivery.receive_birth_answer(
+                memory, nonce, answer.nonce, answer.journal_epoch, answer.floor
+            )
+            self._agent.change(memory)
+            if answer.nonce == nonce:
+                self._nonce = None
+        elif (told := reply.acknowledgement) is not None:
+            memory = delivery.receive_acknowledgement(memory, told.journal_epoch, told.job_id, told.sequence)
+            self._agent.change(memory)
+
+    async def _tell(self) -> None:
+        while True:
+            await self._connected.wait()
+            with contextlib.suppress(BlackstartError):
+                await self._announce()
+                await self._report()
+            await self._agent.outbox_changed(IDLE_S)
+
+    async def _announce(self) -> None:
+        """Say who we are until it is answered."""
+        now = time.monotonic()
+        if self._nonce is None or (self._born_at and now - self._born_at < BIRTH_AGAIN_S):
+            return
+        record, running = self._agent.memory.record, self._agent.running
+        birth = Birth(
+            nonce=self._nonce,
+            journal_epoch=record.epoch,
+            generation=record.floor,
+            running_digest=running.digest if running is not None else None,
+            running_version=running.version if running is not None else None,
+            open_job_id=record.job.job_id if record.job is not None else None,
+            agent_version=agent_version(),
+        )
+        self._born_at = now
+        await self._publish(topics.Kind.BIRTH, birth.to_bytes())
+
+    async def _report(self) -> None:
+        memory, now = self._agent.memory, time.monotonic()
+        ago = {sequence: round((now - at) * 1000) for sequence, at in self._sent_at.items()}
+        for report in delivery.to_send(memory, ago, self._agent.limits):
+            running = self._agent.running
+            at_ms = time.time_ns() // 1_000_000
+            status = StatusMessage.from_core(report, memory.record.epoch, running, at_ms)
+            self._sent_at[report.sequence] = time.monotonic()
+            await self._publish(topics.Kind.STATUS, status.to_bytes())
+        waiting = {report.sequence for report in memory.outbox}
+        self._sent_at = {sequence: at for sequence, at in self._sent_at.items() if sequence in waiting}
+
+    async def _publish(self, kind: topics.Kind, payload: bytes) -> None:
+        topic = topics.topic(self._settings.tenant_id, self._settings.client_id, kind)
+        await self._link.publish(topic, payload, timeout_s=PUBLISH_TIMEOUT_S)

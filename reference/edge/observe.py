@@ -1,0 +1,166 @@
+"""The agent's eyes: the engine's view and the probe's answers, put together into core's `World`."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from reference.core.errors import BlackstartError, EngineError
+from reference.core.model import Container, Failure, Health, Image, World
+from reference.core.steps import Act, Start, Sync
+from reference.core.update import UpdateRecord
+from reference.edge import health as probing
+from reference.edge.health import HealthTracker
+from reference.edge.runtimes.base import ContainerFacts, EngineView, Runtime
+from reference.edge.settings import ClientSettings
+from reference.support.files import write_durably
+
+
+class Eyes:
+    """All that the agent knows beyond its journal; what is not boot-scoped dies with the process."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        client: ClientSettings,
+        run_dir: Path,
+        seed: int | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._runtime = runtime
+        self._client = client
+        self._run_dir = run_dir
+        self._clock = clock
+        # Jitter only: nothing secret hangs on it, and a seed makes a run repeatable.
+        self._stream = random.Random(seed)  # noqa: S311
+        self._tracker = HealthTracker(clock)
+        self._error: Failure | None = None
+        self._failures = 0
+        self._failed_at = 0.0
+        self._restores = 0
+        self._restored_at = 0.0
+        self._jitter = 0
+        self._dirty = True
+        self.view = EngineView((), {})
+        self.running: Image | None = None
+
+    async def look(self, record: UpdateRecord) -> World:
+        """Observe, probing the one that runs. An engine that does not answer is an error in the last known world."""
+        try:
+            self.view = await self._runtime.observe()
+        except EngineError as error:
+            self.failed(error, None)
+        running = [c for c in self.view.containers if c.life]
+        self.running = running[0].image if len(running) == 1 else None
+        if len(running) == 1:
+            await self._probe(running[0], record)
+        else:
+            self._tracker.down()
+        return self._world(record)
+
+    def acted(self, act: Act) -> None:
+        """An act has succeeded."""
+        self._error, self._failures = None, 0
+        self._dirty = not isinstance(act, Sync)
+        self._count_start(act)
+
+    def failed(self, error: BlackstartError, act: Act | None) -> None:
+        """An act has failed; whatever it did may be half done."""
+        trusted = isinstance(act, Start) and act.trusted
+        self._error = Failure(error.reason, str(error), trusted)
+        self._failures += 1
+        self._failed_at = self._clock()
+        self._jitter = self._stream.randrange(1001)
+        self._dirty = True
+        self._count_start(act)
+
+    def dropped(self) -> None:
+        """An act was cancelled, at whatever point."""
+        self._error, self._dirty = None, True
+
+    def journaled(self, before: UpdateRecord, after: UpdateRecord) -> None:
+        """The record has changed: a new phase does not inherit the old one's failures."""
+        self._error = None
+        if before.phase is not after.phase:
+            self._failures = 0
+
+    def stopping(self) -> None:
+        """The client is about to be stopped by us: its outage begins now, not at the next look."""
+        self._tracker.down()
+
+    def mark_engine_restart(self, record: UpdateRecord) -> None:
+        """Remember, until the next boot, that the engine was restarted for this job: written before it is done."""
+        write_durably(self._marker(), self._job_id(record).encode())
+
+    def _count_start(self, act: Act | None) -> None:
+        if isinstance(act, Start) and act.trusted:
+            self._restores += 1
+            self._restored_at = self._clock()
+
+    async def _probe(self, facts: ContainerFacts, record: UpdateRecord) -> None:
+        health = _health_of(facts, record)
+        good = await probing.ask(self._client.address, self._client.port, health.probe)
+        self._tracker.heard(facts.life, health, good, facts.up_ms)
+        state, healthy_ms = self._tracker.of(facts.life)
+        trusted = [
+            i for i in (record.current, record.previous) if i is not None and i.generation == facts.generation
+        ]
+        if trusted and state == "healthy" and healthy_ms >= health.stable_for_ms:
+            self._restores = 0
+
+    def _world(self, record: UpdateRecord) -> World:
+        now = self._clock()
+        return World(
+            boot_id=self._runtime.boot_id,
+            containers=tuple(self._container(facts) for facts in self.view.containers),
+            images=dict(self.view.images),
+            dirty=self._dirty,
+            error=self._error,
+            failures=self._failures,
+            since_failure_ms=round((now - self._failed_at) * 1000),
+            restores=self._restores,
+            since_restore_ms=round((now - self._restored_at) * 1000),
+            engine_restarted=self._engine_restarted(record),
+            jitter_permille=self._jitter,
+            outage_ms=self._tracker.outage_ms,
+        )
+
+    def _container(self, facts: ContainerFacts) -> Container:
+        state, healthy_ms = self._tracker.of(facts.life)
+        return Container(
+            id=facts.id,
+            generation=facts.generation,
+            image=facts.image,
+            state=facts.state,
+            started_this_boot=facts.started_this_boot,
+            up_ms=facts.up_ms,
+            health=state,
+            healthy_ms=healthy_ms,
+            exit_code=facts.exit_code,
+            restart_policy=facts.restart_policy,
+            configuration=facts.configuration,
+        )
+
+    def _engine_restarted(self, record: UpdateRecord) -> bool:
+        try:
+            return self._marker().read_text() == self._job_id(record)
+        except OSError:
+            return False
+
+    def _marker(self) -> Path:
+        return self._run_dir / "engine-restarted"
+
+    @staticmethod
+    def _job_id(record: UpdateRecord) -> str:
+        return record.job.job_id if record.job is not None else ""
+
+
+def _health_of(facts: ContainerFacts, record: UpdateRecord) -> Health:
+    if record.job is not None and record.job.generation == facts.generation:
+        return record.job.health
+    for installed in (record.current, record.previous):
+        if installed is not None and installed.generation == facts.generation:
+            return installed.health
+    return Health()

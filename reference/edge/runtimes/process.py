@@ -1,0 +1,315 @@
+"""The process runtime: the embedded stand-in for an engine. It needs no rights, no daemon and no container support.
+
+It pulls real OCI images and keeps them by digest; a container is a process of the agent's own user, under a shim that
+outlives the agent. **There is no isolation**: a workload sees and can do all that the agent's user can. The image's
+program runs under the agent's own Python (`-I -S`), so only images that start `python3` or `python` run here; absolute
+arguments that name files of the image are pointed at them. Mounts arrive as BLACKSTART_MOUNTS, a JSON object of paths
+in the container -> paths on the device, which the workload itself has to follow.
+
+`state_dir` is durable; `run_dir` is of one boot (best on a tmpfs): it is emptied when the kernel's boot id has changed,
+and deleting it is how a reboot is simulated, once all processes are dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from reference.core.errors import EngineError, Reason
+from reference.core.model import ContainerState, Image
+from reference.edge.runtimes.base import ContainerFacts, ContainerSpec, EngineView, OnProgress
+from reference.edge.runtimes.containers import ContainerStore
+from reference.edge.runtimes.files import read_json, write
+from reference.edge.runtimes.images import ImageFacts, ImageStore
+from reference.edge.runtimes.procfs import MARKER, Handle, kernel_boot_id, marked
+from reference.edge.runtimes.pull import Access, Puller, PullLimits, disk_full
+from reference.oci.manifests import machine_architecture
+from reference.support.files import syncfs
+
+_SHIM = Path(__file__).with_name("shim.py")
+_START_S = 10.0
+"""Longest wait for a shim to say that the workload runs."""
+_END_S = 5.0
+"""Longest wait for killed processes to be gone."""
+_BASE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
+
+
+class ProcessRuntime:
+    """`reference.edge.runtimes.base.Runtime` over plain processes. One per `state_dir` at a time."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        run_dir: Path,
+        access: Access | None = None,
+        limits: PullLimits | None = None,
+        *,
+        interpreter: str = sys.executable,
+        architecture: str | None = None,
+    ) -> None:
+        """Raises EngineError when a folder cannot be used."""
+        self._state_dir = state_dir
+        self._run_dir = run_dir
+        self._interpreter = interpreter
+        with _failures("open its folders"):
+            state_dir.mkdir(parents=True, exist_ok=True)
+            self._boot_id = _enter_boot(run_dir)
+            self._images = ImageStore(state_dir)
+            self._containers = ContainerStore(state_dir, run_dir)
+        wanted = architecture or machine_architecture()
+        self._puller = Puller(self._images, access or Access(), limits or PullLimits(), wanted)
+        self._image_lock = asyncio.Lock()
+
+    @property
+    def boot_id(self) -> str:
+        """Random, made at the first start in a boot."""
+        return self._boot_id
+
+    async def observe(self) -> EngineView:
+        """See the port. An image is read whole once in a process life, in a thread."""
+        with _failures("look at images and containers"):
+            images = await asyncio.to_thread(self._images.states)
+            facts = [await self._facts(name, spec) for name, spec in list(self._containers.specs())]
+        return EngineView(tuple(facts), images)
+
+    async def pull(self, image: Image, progress: OnProgress) -> None:
+        """See the port. What a cancelled pull left is removed by the next one; complete blobs are used again."""
+        async with self._image_lock:
+            with _failures(f"pull {image.digest}"):
+                if await asyncio.to_thread(self._images.present, image.digest):
+                    return
+                await asyncio.to_thread(self._images.sweep)
+                await self._puller.pull(image, progress)
+
+    async def create(self, spec: ContainerSpec) -> str:
+        """See the port. Durable when it returns. A generation that exists with another image is an EngineError."""
+        with _failures(f"create a container of generation {spec.generation}"):
+            self._images.facts(spec.image.digest)
+            return self._containers.create(spec)
+
+    async def start(self, container_id: str) -> None:
+        """See the port. The boot's marker is state.json: written by the shim before the workload may execute."""
+        spec = self._containers.spec(container_id)
+        with _failures(f"start {container_id}"):
+            folder = self._containers.run_dir(container_id)
+            async with asyncio.timeout(_START_S):
+                while not self._alive(container_id):
+                    with _locked(folder / "lock") as lock:
+                        if lock is not None and not self._alive(container_id):
+                            await self._launch(container_id, spec, folder, lock)
+                            return
+                    await asyncio.sleep(
+                        0.002
+                    )  # another start is under way, or the last run is being cleared away
+
+    async def stop(self, container_id: str, grace_ms: int) -> None:
+        """See the port. Also ends what the workload forked away. One that is not there is stopped."""
+        with _failures(f"stop {container_id}"):
+            lives = self._containers.lives(container_id)
+            if lives is not None:
+                with Handle(lives.workload) as workload:
+                    workload.send(signal.SIGTERM)
+                    if not await workload.ended(grace_ms / 1000):
+                        workload.send(signal.SIGKILL)
+                        await workload.ended(_END_S)
+                with Handle(lives.shim) as shim:  # it writes the exit code and kills leftovers
+                    if not await shim.ended(_END_S):
+                        shim.send(signal.SIGKILL)
+            await self._kill_marked(container_id)
+
+    async def remove(self, container_id: str) -> None:
+        """See the port."""
+        await self.stop(container_id, 0)
+        with _failures(f"remove {container_id}"):
+            await asyncio.to_thread(self._containers.remove, container_id)
+
+    async def set_restart_policy(self, container_id: str, policy: str) -> None:
+        """Stored durably and reported, no more: there is no engine that would revive anything, the agent alone does."""
+        with _failures(f"set the restart policy of {container_id}"):
+            self._containers.set_policy(container_id, policy)
+
+    async def remove_image(self, digest: str) -> None:
+        """See the port. Blobs that another image stands on stay."""
+        async with self._image_lock:
+            for container_id, spec in self._containers.specs():
+                if spec.image.digest == digest:
+                    what = f"the image {digest} is used by container {container_id}"
+                    raise EngineError(what, todo="Remove the container first.")
+            with _failures(f"remove {digest}"):
+                await asyncio.to_thread(self._images.remove, digest)
+
+    async def sync(self) -> None:
+        """See the port: syncfs(2) of the file system of `state_dir`."""
+        with _failures("sync"):
+            await asyncio.to_thread(syncfs, self._state_dir)
+
+    async def restart_engine(self) -> None:
+        """Forget what was verified, sweep, and kill what half-started or outlived its container's main process."""
+        async with self._image_lock:
+            with _failures("look at everything anew"):
+                self._images.forget()
+                await asyncio.to_thread(self._images.sweep)
+                for container_id in self._containers.ids():
+                    if not self._alive(container_id):
+                        await self._kill_marked(container_id)
+
+    async def close(self) -> None:
+        """See the port."""
+
+    def _alive(self, container_id: str) -> bool:
+        lives = self._containers.lives(container_id)
+        return lives is not None and lives.workload.alive
+
+    async def _facts(self, container_id: str, spec: ContainerSpec) -> ContainerFacts:
+        """Between a workload's end and its exit code lies a moment of the shim's: wait for it, so the code is known."""
+        for _ in range(50):
+            facts, lives = self._containers.facts(container_id, spec), self._containers.lives(container_id)
+            ended = facts.state is ContainerState.EXITED and facts.exit_code is None
+            if not ended or lives is None or not lives.shim.alive:
+                break
+            await asyncio.sleep(0.002)
+        return self._containers.facts(container_id, spec)
+
+    async def _launch(self, container_id: str, spec: ContainerSpec, folder: Path, lock: int) -> None:
+        """Spawn the shim, which inherits the lock, and wait until the workload was executed or could not be."""
+        await self._kill_marked(container_id)
+        self._clear_run(folder)
+        plan = self._plan(container_id, spec)
+        write(folder / "launch.json", json.dumps(plan).encode())
+        ready, ready_shim = os.pipe()
+        try:
+            arguments = [self._interpreter, "-I", "-S", str(_SHIM), str(folder), str(lock), str(ready_shim)]
+            try:
+                with (folder / "log").open("ab") as log:
+                    shim = subprocess.Popen(  # noqa: ASYNC220 - it returns at once; the pipe is what is awaited
+                        arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_BASE_ENVIRONMENT,
+                        pass_fds=(lock, ready_shim),
+                    )  # fmt: skip
+            except (FileNotFoundError, PermissionError) as error:
+                raise EngineError(f"no interpreter: {error}", reason=Reason.START_REFUSED) from error
+            finally:
+                os.close(ready_shim)
+            answer = await _read_all(ready)
+            await asyncio.to_thread(shim.wait, _END_S)
+        finally:
+            os.close(ready)
+        if answer != b"ok":
+            why = answer.decode("utf-8", "replace") or f"the shim failed, see {folder / 'log'}"
+            raise EngineError(f"{container_id} could not be started: {why}", reason=Reason.START_REFUSED)
+        self._containers.mark_started(container_id)
+
+    def _plan(self, container_id: str, spec: ContainerSpec) -> dict[str, object]:
+        try:
+            facts = self._images.facts(spec.image.digest)
+        except EngineError as error:
+            raise EngineError(
+                f"{container_id} could not be started: {error}", reason=Reason.START_REFUSED
+            ) from error
+        rootfs = self._images.rootfs(spec.image.digest)
+        environment = {
+            **_BASE_ENVIRONMENT, **facts.environment, **spec.environment,
+            "BLACKSTART_MOUNTS": json.dumps(dict(spec.mounts), sort_keys=True), MARKER: container_id,
+        }  # fmt: skip
+        argv = [self._interpreter, "-I", "-S", *(_mapped(rootfs, word) for word in facts.argv[1:])]
+        return {"argv": argv, "environment": environment, "cwd": _folder(rootfs, facts)}
+
+    @staticmethod
+    def _clear_run(folder: Path) -> None:
+        for name in ("exit.json", "state.json"):
+            (folder / name).unlink(missing_ok=True)
+        log = folder / "log"
+        if log.exists() and log.stat().st_size:
+            log.rename(folder / "log.1")  # two runs are kept, no more
+
+    async def _kill_marked(self, container_id: str) -> None:
+        """SIGKILL everything that carries the container's marker, until nothing does."""
+        async with asyncio.timeout(_END_S):
+            while strays := await asyncio.to_thread(marked, container_id):
+                for life in strays:
+                    with Handle(life) as stray:
+                        stray.send(signal.SIGKILL)
+                        await stray.ended(_END_S)
+
+
+def _enter_boot(run_dir: Path) -> str:
+    """The id of this boot. What an earlier boot left in `run_dir` is removed first."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    kernel, known = kernel_boot_id(), read_json(run_dir / "boot-id") or {}
+    if known.get("kernel") == kernel and isinstance(found := known.get("boot_id"), str):
+        return found
+    for path in run_dir.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    boot_id = os.urandom(16).hex()
+    write(run_dir / "boot-id", json.dumps({"boot_id": boot_id, "kernel": kernel}).encode())
+    return boot_id
+
+
+def _mapped(rootfs: Path, word: str) -> str:
+    """An absolute path of the image as a path of the device; any other word as it is."""
+    if not word.startswith("/"):
+        return word
+    inside = rootfs / os.path.normpath("/" + word.lstrip("/")).lstrip("/")
+    return str(inside) if os.path.lexists(inside) else word
+
+
+def _folder(rootfs: Path, facts: ImageFacts) -> str:
+    folder = _mapped(rootfs, facts.folder or "/")
+    return folder if folder.startswith(str(rootfs)) else str(rootfs)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int | None]:
+    """An exclusive lock, or None if somebody has it. A shim that inherited the descriptor goes on holding it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield fd
+    finally:
+        os.close(fd)
+
+
+async def _read_all(fd: int) -> bytes:
+    """Read a pipe to its end without a thread, so that a cancelled start leaves nobody reading."""
+    loop, data = asyncio.get_running_loop(), b""
+    os.set_blocking(fd, False)
+    while True:
+        event = asyncio.Event()
+        loop.add_reader(fd, event.set)
+        try:
+            await event.wait()
+        finally:
+            loop.remove_reader(fd)
+        chunk = os.read(fd, 4096)
+        if not chunk:
+            return data
+        data += chunk
+
+
+@contextlib.contextmanager
+def _failures(doing: str) -> Iterator[None]:
+    """What the system refuses leaves the runtime with a reason code."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise EngineError(f"could not {doing} in time", todo="See whether the device hangs.") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(error) from error
+        raise EngineError(f"could not {doing}: {error}") from error

@@ -1,0 +1,5 @@
+"""Entry point of `python -m reference.registry`."""
+
+from reference.registry.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,45 @@
+"""Byte ranges: `Range` of a download (RFC 9110, 14), `Content-Range` of an upload's chunk (distribution 1.1)."""
+
+from __future__ import annotations
+
+import re
+
+from reference.registry.errors import Code, Refusal
+
+_DOWNLOAD = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
+_CHUNK = re.compile(r"([0-9]{1,19})-([0-9]{1,19})")
+
+
+def wanted(header: str | None, size: int) -> tuple[int, int] | None:
+    """First byte and count of a single range; None for the whole content.
+
+    A header that is malformed or asks for several ranges is ignored, as the RFC allows. Raises Refusal (416) for a
+    range outside the content.
+    """
+    match = _DOWNLOAD.fullmatch(header.strip()) if header is not None else None
+    if match is None or match.group(0) == "bytes=-":
+        return None
+    first, last = match.groups()
+    if first == "":
+        start, end = max(0, size - int(last)), size - 1
+    else:
+        start, end = int(first), min(int(last), size - 1) if last else size - 1
+        if last and int(last) < int(first):
+            return None
+    if start >= size or (first == "" and int(last) == 0):
+        raise Refusal(Code.RANGE_INVALID, f"there are {size} bytes", {"Content-Range": f"bytes */{size}"})
+    return start, end - start + 1
+
+
+def check_chunk(header: str | None, offset: int, length: str | None) -> None:
+    """Whether a chunk continues an upload that has `offset` bytes. Raises Refusal (416, 400)."""
+    if header is None:
+        return
+    match = _CHUNK.fullmatch(header.strip())
+    if match is None:
+        raise Refusal(Code.RANGE_INVALID, "Content-Range has to be FIRST-LAST")
+    first, last = int(match[1]), int(match[2])
+    if first != offset:
+        raise Refusal(Code.RANGE_INVALID, f"the upload has {offset} bytes: go on there")
+    if last < first or (length is not None and length.isdigit() and int(length) != last - first + 1):
+        raise Refusal(Code.SIZE_INVALID, "Content-Range and Content-Length do not agree")

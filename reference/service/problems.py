@@ -1,0 +1,112 @@
+"""Errors over HTTP: RFC 9457 problem details, with the reason code that machines read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from reference.core.errors import BlackstartError, Reason, ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+log = logging.getLogger(__name__)
+
+_STATUS = {
+    Reason.UNAUTHENTICATED: 401,
+    Reason.FORBIDDEN: 403,
+    Reason.NOT_FOUND: 404,
+    Reason.CONFLICT: 409,
+    Reason.UNAVAILABLE: 503,
+}
+_REASON = {
+    401: Reason.UNAUTHENTICATED,
+    403: Reason.FORBIDDEN,
+    404: Reason.NOT_FOUND,
+    409: Reason.CONFLICT,
+}
+
+
+def problem(
+    status: int,
+    reason: Reason,
+    detail: str,
+    instance: str,
+    extra: Mapping[str, object] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """A problem as a response. `extra` are further members (RFC 9457, section 3.2)."""
+    body: dict[str, object] = {
+        "type": f"urn:blackstart:problem:{reason.value}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "reason": reason.value,
+        "detail": detail,
+        "instance": instance,
+    }
+    body.update(extra or {})
+    sent = dict(headers or {})
+    if status == 401:
+        sent.setdefault("WWW-Authenticate", 'Bearer realm="blackstart", error="invalid_token"')
+    if status == 503:
+        sent.setdefault("Retry-After", "1")
+    return JSONResponse(body, status, sent, MEDIA_TYPE)
+
+
+class ConflictError(ServiceError):
+    """What was asked for does not fit what is. `job_id` names the job in the way, if there is one."""
+
+    default = Reason.CONFLICT
+
+    def __init__(self, what: str, *, todo: str = "", job_id: str | None = None) -> None:
+        super().__init__(what, todo=todo)
+        self.job_id = job_id
+
+
+class NotFoundError(ServiceError):
+    """There is no such thing in the caller's tenant; whether it is in another one is not said."""
+
+    default = Reason.NOT_FOUND
+
+
+def install(app: FastAPI) -> None:
+    """Make problems of all that the framework and the routes raise."""
+    app.add_exception_handler(BlackstartError, _of_ours)
+    app.add_exception_handler(RequestValidationError, _of_validation)
+    app.add_exception_handler(HTTPException, _of_framework)
+
+
+def _of_ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BlackstartError)
+    status = _STATUS.get(error.reason, 422)
+    if status == 503:
+        log.error("request failed: %s", error)
+        return problem(503, error.reason, "The service cannot answer now. Try again.", request.url.path)
+    extra: dict[str, object] = {}
+    if isinstance(error, ConflictError) and error.job_id is not None:
+        extra["jobId"] = error.job_id
+    return problem(status, error.reason, str(error), request.url.path, extra)
+
+
+def _of_validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    found = [
+        {"where": ".".join(str(part) for part in one["loc"])[:200], "what": str(one["msg"])[:200]}
+        for one in error.errors()[:20]
+    ]
+    detail = "; ".join(f"{one['where']}: {one['what']}" for one in found[:3])
+    return problem(422, Reason.INVALID_INPUT, detail, request.url.path, {"errors": found})
+
+
+def _of_framework(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    reason = _REASON.get(error.status_code, Reason.INVALID_INPUT)
+    detail = {
+        404: f"There is nothing at {request.url.path[:200]}.",
+        405: f"{request.method} is not possible here.",
+    }.get(error.status_code, str(error.detail))
+    return problem(error.status_code, reason, detail, request.url.path, headers=error.headers)

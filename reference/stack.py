@@ -1,0 +1,338 @@
+"""The whole embedded stack on one machine: started and stopped in one place, all on loopback.
+
+    certificate authority, broker, registry, service, and any number of devices, each part a process of its own
+
+All that it keeps is under one folder; a second start goes on with what is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from reference.client.images import write_client_folder
+from reference.core.errors import InputError, ServiceError
+from reference.core.model import Health
+from reference.edge.runtimes.process import ProcessRuntime
+from reference.oci.build import build_image
+from reference.oci.push import push_image
+from reference.oci.references import parse_reference
+from reference.pki.authority import DevelopmentCA
+from reference.pki.signing import command_signing_key
+from reference.registry.users import RegistryUsers, make_user
+from reference.service.auth import Role, issue_token
+from reference.support.files import write_durably
+from reference.support.processes import ManagedProcess, start_module
+
+HOST = "127.0.0.1"
+TENANT = "acme"
+DEMO_HEALTH = Health(probe="/healthz", start_period_ms=1_000, window_ms=3_000, stable_for_ms=1_000)
+"""Short, for a workload that starts in milliseconds and people who look on."""
+REGISTRY_USER, PUBLISHER = "device", "publisher"
+"""Accounts of a registry: the one that devices pull with, and the one that may push."""
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(slots=True)
+class Device:
+    """A simulated edge box: its folders, its client's port, and the agent when it runs."""
+
+    client_id: str
+    root: Path
+    client_port: int
+    agent: ManagedProcess | None = None
+
+    @property
+    def state_dir(self) -> Path:
+        """Survives a boot."""
+        return self.root / "state"
+
+    @property
+    def run_dir(self) -> Path:
+        """Is forgotten by a boot."""
+        return self.root / "run"
+
+    @property
+    def samples(self) -> Path:
+        """What the client has collected, on its volume."""
+        return self.root / "volume" / "samples.log"
+
+    @property
+    def config(self) -> Path:
+        """The agent's configuration file."""
+        return self.root / "edge.json"
+
+
+@dataclass(slots=True)
+class RegistryHandle:
+    """A registry that runs, and how to reach it."""
+
+    process: ManagedProcess
+    host: str
+    pull_password: str
+    push_password: str
+
+
+@dataclass(slots=True)
+class Stack:
+    """Every part, under `data`. Use as `async with Stack(folder) as stack`."""
+
+    data: Path
+    tenant: str = TENANT
+    service_port: int = 0
+    registry_port: int = 0
+    seed: int | None = None
+    devices: dict[str, Device] = field(default_factory=dict)
+    _parts: dict[str, ManagedProcess] = field(default_factory=dict)
+    _registries: dict[str, RegistryHandle] = field(default_factory=dict)
+    broker_port: int = 0
+
+    async def __aenter__(self) -> Stack:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start everything but devices. Raises BlackstartError with the part's log when one does not come up."""
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot be used: {error.strerror}", where=str(self.data), todo="Give --data."
+            ) from None
+        authority = DevelopmentCA.open_or_create(self.data / "ca")
+        server = authority.issue_server("broker")
+        broker_args = ["--ca", str(server.ca), "--cert", str(server.cert), "--key", str(server.key)]
+        broker, _ = await asyncio.gather(
+            self._start_part(
+                "broker", "reference.broker", "--port", str(self._remembered("broker")), *broker_args
+            ),
+            self.start_registry("registry", self.registry_port),
+        )
+        self.broker_port = broker
+        await self.start_service()
+
+    async def start_service(self) -> None:
+        """Start the management service, or start it again on the same port."""
+        authority = DevelopmentCA.open_or_create(self.data / "ca")
+        files = authority.issue_service()
+        signing = command_signing_key(self.data / "signing")
+        self.service_port = await self._start_part(
+            "service", "reference.service",
+            "--data", str(self.data / "service"), "--port", str(self.service_port),
+            "--broker-host", HOST, "--broker-port", str(self.broker_port),
+            "--ca", str(files.ca), "--cert", str(files.cert), "--key", str(files.key),
+            "--signing-key", str(signing.private),
+        )  # fmt: skip
+
+    async def stop_part(self, name: str) -> None:
+        """Stop `broker`, `service` or a registry."""
+        if (process := self._parts.pop(name, None)) is not None:
+            await process.stop()
+
+    async def start_registry(self, name: str, port: int = 0) -> RegistryHandle:
+        """Start a registry of that name with one user; its data is kept under the name."""
+        folder = self.data / name
+        folder.mkdir(parents=True, exist_ok=True)
+        users = folder / "users.json"
+        pull, push = (_secret(folder / f"{name}-password") for name in (REGISTRY_USER, PUBLISHER))
+        if not users.exists():
+            device, publisher = make_user(REGISTRY_USER, pull), make_user(PUBLISHER, push, push=True)
+            RegistryUsers({REGISTRY_USER: device, PUBLISHER: publisher}).save(users)
+        arguments = [
+            "--data",
+            str(folder / "data"),
+            "--users",
+            str(users),
+            "--port",
+            str(port or self._remembered(name)),
+        ]
+        port = await self._start_part(name, "reference.registry", *arguments)
+        handle = RegistryHandle(self._parts[name], f"{HOST}:{port}", pull, push)
+        self._registries[name] = handle
+        return handle
+
+    async def stop(self) -> None:
+        """Stop everything, clients too: a stack leaves no process behind."""
+        for device in self.devices.values():
+            await self.stop_device(device)
+        for name in ("service", *(n for n in self._parts if n not in ("service", "broker")), "broker"):
+            with contextlib.suppress(ServiceError):
+                await self.stop_part(name)
+
+    def registry(self, name: str = "registry") -> RegistryHandle:
+        """The registry of that name."""
+        return self._registries[name]
+
+    # ---- devices
+
+    async def add_device(self, client_id: str, limits: Mapping[str, int] | None = None) -> Device:
+        """Set a device up and register its client; its agent is not started yet."""
+        device = Device(client_id, self.data / "devices" / client_id, self._port_of(client_id))
+        for folder in (device.state_dir, device.run_dir, device.samples.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        client_config = device.root / "client.json"
+        settings: dict[str, object] = {"port": device.client_port, "source": {"kind": "simulated", "seed": 1}}
+        write_durably(client_config, json.dumps(settings).encode())
+        certificate = DevelopmentCA.open_or_create(self.data / "ca").issue_device(self.tenant, client_id)
+        broker = {
+            "host": HOST, "port": self.broker_port,
+            "ca": str(certificate.ca), "cert": str(certificate.cert), "key": str(certificate.key),
+        }  # fmt: skip
+        registries = [
+            {"host": r.host, "plain_http": True, "username": REGISTRY_USER, "password": r.pull_password}
+            for r in self._registries.values()
+        ]
+        mounts = {"/data": str(device.samples.parent), "/etc/opc-client/config.json": str(client_config)}
+        config = {
+            "tenant_id": self.tenant,
+            "client_id": client_id,
+            "state_dir": str(device.state_dir),
+            "run_dir": str(device.run_dir),
+            "broker": broker,
+            "registries": registries,
+            "client": {"port": device.client_port, "mounts": mounts},
+            "command_keys": [str(command_signing_key(self.data / "signing").public)],
+            "limits": dict(limits or {}),
+            "seed": self.seed,
+        }
+        write_durably(device.config, json.dumps(config, indent=1).encode())
+        self.devices[client_id] = device
+        async with self.api() as api:
+            answer = await api.post("/api/v1/clients", json={"clientId": client_id})
+        if answer.status_code not in (201, 409):
+            raise ServiceError(f"the client {client_id} could not be registered: {answer.text}")
+        return device
+
+    async def start_agent(self, device: Device, module: str = "reference.edge.main", *arguments: str) -> None:
+        """Start (or start again) the device's agent."""
+        log = device.root / "agent.log"
+        device.agent = await start_module(module, "--config", str(device.config), *arguments, log_path=log)
+        await device.agent.ready()
+
+    def runtime(self, device: Device) -> ProcessRuntime:
+        """The device's engine, to look at from outside (while its agent does not run)."""
+        return ProcessRuntime(device.state_dir / "engine", device.run_dir)
+
+    async def stop_device(self, device: Device) -> None:
+        """End the agent, then the client."""
+        if device.agent is not None and device.agent.alive:
+            await device.agent.stop()
+        runtime = self.runtime(device)
+        for container in (await runtime.observe()).containers:
+            if container.life:
+                await runtime.stop(container.id, 1_000)
+        await runtime.close()
+
+    # ---- versions
+
+    async def publish(
+        self,
+        version: str,
+        defect: str | None = None,
+        registry: str = "registry",
+        health: Health = DEMO_HEALTH,
+    ) -> str:
+        """Build, push and register a version of the client; answers its digest."""
+        folder, layout = self.data / "images" / version / "folder", self.data / "images" / version / "layout"
+        handle = self._registries[registry]
+        digest = await asyncio.to_thread(_build_and_push, folder, layout, version, defect, handle)
+        body = {
+            "version": version,
+            "repository": f"{handle.host}/opc-client",
+            "digest": digest,
+            "health": {
+                "probe": health.probe,
+                "startPeriodMs": health.start_period_ms,
+                "windowMs": health.window_ms,
+                "stableForMs": health.stable_for_ms,
+            },
+        }
+        async with self.api() as api:
+            answer = await api.post("/api/v1/versions", json=body)
+        if answer.status_code not in (201, 409):
+            raise ServiceError(f"the version {version} could not be registered: {answer.text}")
+        return digest
+
+    # ---- the API
+
+    @property
+    def url(self) -> str:
+        """Where the service listens."""
+        return f"http://{HOST}:{self.service_port}"
+
+    def token(self, role: Role = Role.ADMINISTRATOR) -> str:
+        """A token of the development issuer."""
+        return issue_token(self.data / "service", subject="local", tenant=self.tenant, role=role)
+
+    def api(self) -> httpx.AsyncClient:
+        """An Administrator's client of the API."""
+        headers = {"Authorization": f"Bearer {self.token()}"}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=10.0, trust_env=False)
+
+    async def _start_part(self, name: str, module: str, *arguments: str) -> int:
+        process = await start_module(module, *arguments, log_path=self.data / "logs" / f"{name}.log")
+        self._parts[name] = process
+        port = (await process.ready()).get("port")
+        if not isinstance(port, int):
+            raise ServiceError(f"{name} did not say its port", where=module)
+        self._remember(name, port)
+        return port
+
+    def _remembered(self, name: str) -> int:
+        """The port that a part had: versions and devices name it, so it stays the same over starts."""
+        try:
+            return int(json.loads((self.data / "ports.json").read_text())[name])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def _remember(self, name: str, port: int) -> None:
+        path = self.data / "ports.json"
+        try:
+            ports = json.loads(path.read_text())
+        except (OSError, ValueError):
+            ports = {}
+        write_durably(path, json.dumps({**ports, name: port}).encode())
+
+    def _port_of(self, client_id: str) -> int:
+        try:
+            known = json.loads((self.data / "devices" / client_id / "client.json").read_text())
+            return int(known["port"])
+        except (OSError, ValueError, KeyError):
+            return free_port()
+
+
+def _secret(path: Path) -> str:
+    """A password that is kept in a file, made when there is none."""
+    if not path.exists():
+        write_durably(path, secrets.token_urlsafe(24).encode())
+    return path.read_text()
+
+
+def _build_and_push(
+    folder: Path, layout: Path, version: str, defect: str | None, registry: RegistryHandle
+) -> str:
+    write_client_folder(folder, version, defect)
+    build_image(folder, layout, version=version)
+    reference = parse_reference(f"{registry.host}/opc-client:{version}")
+    return push_image(layout, reference, credentials=(PUBLISHER, registry.push_password), plain_http=True)

@@ -1,0 +1,79 @@
+"""The bench of the process runtime: a registry on loopback, a runtime, and an end of all that was started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from reference.core.model import Image
+from reference.edge.runtimes.process import ProcessRuntime
+from reference.edge.runtimes.procfs import MARKER
+from reference.edge.runtimes.pull import Access, PullLimits
+from tests.edge.runtimes.registry import Built, Registry, build, running_registry
+
+
+class ProcessBench:
+    """A process runtime with its registry."""
+
+    def __init__(self, folder: Path, registry: Registry) -> None:
+        self.folder = folder
+        self.registry = registry
+        self.state_dir, self.run_dir = folder / "state", folder / "run"
+        self.login: dict[str, tuple[str, str]] = {}
+        self.runtime = self.open()
+
+    def open(self, limits: PullLimits | None = None, **options: str) -> ProcessRuntime:
+        access = Access(self.login, frozenset({self.registry.address}))
+        limits = limits or PullLimits(stall_ms=5000)
+        self.runtime = ProcessRuntime(self.state_dir, self.run_dir, access, limits, **options)
+        return self.runtime
+
+    def image(self, built: Built, version: str = "1") -> Image:
+        return Image(f"{self.registry.address}/opc", self.registry.publish(built), version)
+
+    def publish(self, program: bytes, version: str = "1") -> Image:
+        return self.image(build([{"app/main.py": program}]), version)
+
+    async def again(self) -> ProcessRuntime:
+        await self.runtime.close()
+        return self.open()
+
+    async def reboot(self) -> ProcessRuntime:
+        self.kill_all()
+        shutil.rmtree(self.run_dir)
+        return self.open()
+
+    def processes(self) -> list[int]:
+        """Shims and workloads: what carries a container's marker, or has our folder among its arguments."""
+        found = []
+        names = {path.name for path in (self.state_dir / "containers").iterdir()}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    environment = (entry / "environ").read_bytes().split(b"\0")
+                    marked = any(f"{MARKER}={name}".encode() in environment for name in names)
+                    if marked or str(self.run_dir).encode() in (entry / "cmdline").read_bytes():
+                        found.append(int(entry.name))
+        return found
+
+    def kill_all(self) -> None:
+        while found := self.processes():
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[ProcessBench]:
+    async with running_registry() as registry:
+        bench = ProcessBench(tmp_path, registry)
+        try:
+            yield bench
+        finally:
+            bench.kill_all()

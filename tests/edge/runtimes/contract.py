@@ -1,0 +1,234 @@
+"""What every runtime has to do. A test class for a runtime inherits `RuntimeContract` and gives a `bench` fixture.
+
+Programs are Python scripts that print nothing and need nothing but their mounts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from reference.core.errors import EngineError, Reason, RegistryError
+from reference.core.model import ContainerState, Image, ImageState
+from reference.edge.runtimes.base import ContainerFacts, ContainerSpec, PullProgress, Runtime
+
+SLEEPER = b"import time\ntime.sleep(600)\n"
+STUBBORN = (
+    b"import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nopen(%r, 'w')\ntime.sleep(600)\n"
+)
+QUITS = b"import sys\nsys.exit(7)\n"
+
+
+class Bench(Protocol):
+    """A runtime under test, and what it stands on."""
+
+    runtime: Runtime
+    folder: Path
+
+    def publish(self, program: bytes, version: str = "1") -> Image: ...
+
+    async def again(self) -> Runtime:
+        """The runtime as a new agent process would open it."""
+        ...
+
+    async def reboot(self) -> Runtime:
+        """Everything dead, boot-scoped state gone, opened again."""
+        ...
+
+
+def ignore(_: PullProgress) -> None:
+    pass
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.005)
+
+
+async def one(runtime: Runtime) -> ContainerFacts:
+    (facts,) = (await runtime.observe()).containers
+    return facts
+
+
+async def made(bench: Bench, program: bytes = SLEEPER, generation: int = 1, **spec: dict[str, str]) -> str:
+    image = bench.publish(program)
+    await bench.runtime.pull(image, ignore)
+    return await bench.runtime.create(ContainerSpec(generation, image, **spec))  # type: ignore[arg-type]
+
+
+async def until_state(runtime: Runtime, state: ContainerState) -> ContainerFacts:
+    deadline = time.monotonic() + 5
+    while (facts := await one(runtime)).state is not state:
+        assert time.monotonic() < deadline, f"it stayed {facts.state}"
+        await asyncio.sleep(0.005)
+    return facts
+
+
+class RuntimeContract:
+    async def test_a_pulled_image_is_present_and_pulling_again_is_success(self, bench: Bench) -> None:
+        image = bench.publish(SLEEPER)
+        seen: list[PullProgress] = []
+        await bench.runtime.pull(image, seen.append)
+        await bench.runtime.pull(image, ignore)
+        assert (await bench.runtime.observe()).images == {image.digest: ImageState.PRESENT}
+        assert seen[-1].done_bytes == seen[-1].total_bytes
+        await bench.runtime.sync()
+
+    async def test_an_unknown_image_is_named_as_such(self, bench: Bench) -> None:
+        image = bench.publish(SLEEPER)
+        with pytest.raises(RegistryError) as caught:
+            await bench.runtime.pull(Image(image.repository, "sha256:" + "0" * 64, "9"), ignore)
+        assert caught.value.reason is Reason.IMAGE_UNKNOWN
+        assert (await bench.runtime.observe()).images == {}
+
+    async def test_the_life_of_a_container(self, bench: Bench) -> None:
+        runtime = bench.runtime
+        name = await made(bench)
+        facts = await one(runtime)
+        assert (facts.state, facts.started_this_boot, facts.life) == (ContainerState.CREATED, False, "")
+        await runtime.start(name)
+        facts = await one(runtime)
+        assert (facts.state, facts.started_this_boot, facts.exit_code) == (ContainerState.RUNNING, True, None)
+        assert facts.up_ms < 5000
+        await runtime.start(name)
+        assert (await one(runtime)).life == facts.life, "starting what runs is no new life"
+        await runtime.stop(name, 1000)
+        stopped = await one(runtime)
+        assert (stopped.state, stopped.exit_code, stopped.life) == (ContainerState.EXITED, 143, "")
+        await runtime.stop(name, 1000)
+        await runtime.start(name)
+        assert (await one(runtime)).life not in ("", facts.life)
+        await runtime.remove(name)
+        await runtime.remove(name)
+        assert (await runtime.observe()).containers == ()
+
+    async def test_create_is_kept_per_generation(self, bench: Bench) -> None:
+        first, second = bench.publish(SLEEPER), bench.publish(QUITS, "2")
+        for image in (first, second):
+            await bench.runtime.pull(image, ignore)
+        spec = ContainerSpec(3, first, {"/data": "/tmp/x"}, {"A": "b"}, "always")
+        name = await bench.runtime.create(spec)
+        assert await bench.runtime.create(spec) == name
+        with pytest.raises(EngineError):
+            await bench.runtime.create(ContainerSpec(3, second))
+        facts = await one(bench.runtime)
+        assert (facts.generation, facts.image, facts.restart_policy) == (3, first, "always")
+        assert (dict(facts.mounts), dict(facts.environment)) == ({"/data": "/tmp/x"}, {"A": "b"})
+
+    async def test_configuration_is_the_same_for_the_same_mounts_and_environment(self, bench: Bench) -> None:
+        image = bench.publish(SLEEPER)
+        await bench.runtime.pull(image, ignore)
+        for generation, mounts in (
+            (1, {"/a": "x", "/b": "y"}),
+            (2, {"/b": "y", "/a": "x"}),
+            (3, {"/a": "z"}),
+        ):
+            await bench.runtime.create(ContainerSpec(generation, image, mounts))
+        one, two, three = (c.configuration for c in (await bench.runtime.observe()).containers)
+        assert one == two != three
+
+    async def test_the_restart_policy_is_kept(self, bench: Bench) -> None:
+        name = await made(bench)
+        await bench.runtime.set_restart_policy(name, "unless-stopped")
+        assert (await one(await bench.again())).restart_policy == "unless-stopped"
+        with pytest.raises(EngineError):
+            await bench.runtime.set_restart_policy(name, "sometimes")
+
+    async def test_an_exit_code_is_told(self, bench: Bench) -> None:
+        await bench.runtime.start(await made(bench, QUITS))
+        facts = await until_state(bench.runtime, ContainerState.EXITED)
+        assert (facts.exit_code, facts.started_this_boot) == (7, True)
+
+    async def test_a_killed_workload_is_137(self, bench: Bench) -> None:
+        await bench.runtime.start(await made(bench))
+        os.kill(int((await one(bench.runtime)).life.partition(":")[0]), signal.SIGKILL)
+        assert (await until_state(bench.runtime, ContainerState.EXITED)).exit_code == 137
+
+    async def test_what_ignores_sigterm_is_killed_after_its_grace(self, bench: Bench) -> None:
+        ready = bench.folder / "ready"
+        name = await made(bench, STUBBORN % str(ready))
+        await bench.runtime.start(name)
+        await until(ready.exists)
+        await bench.runtime.stop(name, 50)
+        facts = await one(bench.runtime)
+        assert (facts.state, facts.exit_code) == (ContainerState.EXITED, 137)
+
+    async def test_a_running_container_outlives_the_agent(self, bench: Bench) -> None:
+        name = await made(bench)
+        await bench.runtime.start(name)
+        before = await one(bench.runtime)
+        runtime = await bench.again()
+        after = await one(runtime)
+        assert (after.life, after.state, runtime.boot_id) == (
+            before.life,
+            before.state,
+            bench.runtime.boot_id,
+        )
+        await runtime.restart_engine()
+        assert (await one(runtime)).life == before.life
+        await runtime.stop(name, 1000)
+        assert (await one(runtime)).state is ContainerState.EXITED
+
+    async def test_a_reboot_is_told_from_an_exit(self, bench: Bench) -> None:
+        name = await made(bench)
+        await bench.runtime.start(name)
+        boot_id = bench.runtime.boot_id
+        runtime = await bench.reboot()
+        facts = await one(runtime)
+        assert runtime.boot_id != boot_id
+        assert (facts.state, facts.started_this_boot, facts.exit_code) == (ContainerState.EXITED, False, None)
+        await runtime.start(name)
+        assert (await one(runtime)).state is ContainerState.RUNNING
+
+    async def test_an_image_in_use_is_not_removed(self, bench: Bench) -> None:
+        name = await made(bench)
+        digest = (await one(bench.runtime)).image.digest
+        with pytest.raises(EngineError):
+            await bench.runtime.remove_image(digest)
+        await bench.runtime.remove(name)
+        await bench.runtime.remove_image(digest)
+        await bench.runtime.remove_image(digest)
+        assert (await bench.runtime.observe()).images == {}
+
+    async def test_starting_what_is_not_there_is_an_engine_error(self, bench: Bench) -> None:
+        with pytest.raises(EngineError):
+            await bench.runtime.start("g1-00000000")
+
+    async def test_a_cancelled_stop_is_continued(self, bench: Bench) -> None:
+        ready = bench.folder / "ready"
+        name = await made(bench, STUBBORN % str(ready))
+        await bench.runtime.start(name)
+        await until(ready.exists)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await bench.runtime.stop(name, 60_000)
+        assert (await one(bench.runtime)).state is ContainerState.RUNNING
+        await bench.runtime.stop(name, 0)
+        assert (await one(bench.runtime)).state is ContainerState.EXITED
+
+    async def test_mounts_and_environment_arrive(self, bench: Bench) -> None:
+        out = bench.folder / "out.json"
+        program = b"import json, os\njson.dump(dict(os.environ), open(%r, 'w'))\nos.rename(%r, %r)\n"
+        new = str(out) + ".new"
+        name = await made(
+            bench,
+            program % (new, new, str(out)),
+            mounts={"/data": "/srv/data"},
+            environment={"COLOUR": "blue"},
+        )
+        await bench.runtime.start(name)
+        await until(out.exists)
+        environment = json.loads(out.read_text())
+        assert environment["COLOUR"] == "blue"
+        assert json.loads(environment["BLACKSTART_MOUNTS"]) == {"/data": "/srv/data"}
+        assert "PYTEST_CURRENT_TEST" not in environment

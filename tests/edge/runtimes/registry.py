@@ -1,0 +1,184 @@
+"""A registry of a hundred lines on loopback that answers well, or fails in a declared way; and images to serve."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from reference.oci.manifests import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, machine_architecture
+
+LayerSource = dict[str, bytes | str] | bytes
+"""File name -> content; a `str` is a symbolic link's target. Or a ready tar."""
+
+
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def tar_of(entries: Sequence[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for info, data in entries:
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = kind, link, mode
+    return info
+
+
+def layer_of(source: LayerSource) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    return tar_of(
+        [
+            (entry(name, tarfile.SYMTYPE, data), b"") if isinstance(data, str) else (entry(name), data)
+            for name, data in source.items()
+        ]
+    )
+
+
+@dataclass
+class Built:
+    """An image as blobs and manifests, by digest."""
+
+    digest: str
+    content: dict[str, bytes]
+    layers: list[str] = field(default_factory=list)
+
+
+def build(
+    layers: Sequence[LayerSource],
+    *,
+    argv: Sequence[str] = ("python3", "/app/main.py"),
+    env: Sequence[str] = (),
+    architecture: str | None = None,
+    index: bool = False,
+    diff_ids: Sequence[str] | None = None,
+) -> Built:
+    tars = [layer_of(layer) for layer in layers]
+    packed = [gzip.compress(tar, mtime=0) for tar in tars]
+    platform = {"architecture": architecture or machine_architecture(), "os": "linux"}
+    config = json.dumps(
+        {
+            **platform,
+            "config": {"Entrypoint": list(argv[:1]), "Cmd": list(argv[1:]), "Env": list(env)},
+            "rootfs": {"type": "layers", "diff_ids": list(diff_ids or [digest(t) for t in tars])},
+        }
+    ).encode()
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": {"mediaType": OCI_CONFIG, "digest": digest(config), "size": len(config)},
+            "layers": [{"mediaType": OCI_LAYER_GZIP, "digest": digest(p), "size": len(p)} for p in packed],
+        }
+    ).encode()
+    content = {digest(data): data for data in (config, manifest, *packed)}
+    name = digest(manifest)
+    if index:
+        listed = {"mediaType": OCI_MANIFEST, "digest": name, "size": len(manifest), "platform": platform}
+        document = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [listed]}).encode()
+        name = digest(document)
+        content[name] = document
+    return Built(name, content, [digest(p) for p in packed])
+
+
+@dataclass
+class Registry:
+    """What it serves, how it misbehaves (by digest, or `*`), and what it was asked."""
+
+    address: str = ""
+    content: dict[str, bytes] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    """A status code, `stall`, `cut` (connection dropped), `short` (ends cleanly too early), `corrupt`, `to:URL`."""
+    login: tuple[str, str] | None = None
+    asked: list[str] = field(default_factory=list)
+    authorizations: list[str] = field(default_factory=list)
+    stalled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def publish(self, built: Built) -> str:
+        self.content.update(built.content)
+        return built.digest
+
+    def _refusal(self, authorization: str) -> str | None:
+        if self.login is None:
+            return None
+        wanted = "Basic " + base64.b64encode(":".join(self.login).encode()).decode()
+        return None if authorization == wanted else "401"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                lines = head.decode().split("\r\n")
+                headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:])}
+                name = lines[0].split(" ")[1].rpartition("/")[2]
+                self.asked.append(name)
+                self.authorizations.append(headers.get("authorization", ""))
+                if not await self._answer(name, headers, writer):
+                    break
+        writer.close()
+
+    async def _answer(self, name: str, headers: dict[str, str], writer: asyncio.StreamWriter) -> bool:
+        fault = (
+            self._refusal(headers.get("authorization", ""))
+            or self.faults.get(name)
+            or self.faults.get("*", "")
+        )
+        data = self.content.get(name)
+        if fault.startswith("to:"):
+            writer.write(
+                f"HTTP/1.1 307 x\r\nLocation: {fault[3:]}{name}\r\nContent-Length: 0\r\n\r\n".encode()
+            )
+            return True
+        if data is None or fault.isdigit():
+            writer.write(f"HTTP/1.1 {fault or 404} x\r\nContent-Length: 0\r\n\r\n".encode())
+            return True
+        size = len(data) // 2 if fault == "short" else len(data)
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
+        if fault == "corrupt":
+            data = bytes([data[0] ^ 1]) + data[1:]
+        if fault in ("stall", "cut"):
+            writer.write(data[: len(data) // 2])
+            await writer.drain()
+            self.stalled.set()
+            if fault == "stall":
+                await asyncio.sleep(3600)
+            return False
+        writer.write(data[:size])
+        await writer.drain()
+        return True
+
+
+@contextlib.asynccontextmanager
+async def running_registry() -> AsyncIterator[Registry]:
+    registry, tasks = Registry(), set[asyncio.Task[None]]()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        with contextlib.suppress(asyncio.CancelledError):
+            await registry.serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    registry.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield registry
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
