@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
+LOCKED := $(VENV)/.locked
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -15,13 +16,17 @@ help: ## show this list
 
 setup: $(STAMP) ## make .venv from the hash-pinned lock (free when it is already there)
 
-# The stamp is written last, so an interrupted set-up is done again rather than believed.
-$(STAMP): requirements.lock pyproject.toml tools/find-python
+# The stamps are written last, so an interrupted set-up is done again rather than believed. A new lock makes a new
+# environment; another pyproject.toml only installs the command again.
+$(LOCKED): requirements.lock tools/find-python
 	@py=$$(bash tools/find-python); echo "setting up $(VENV) with $$($$py --version) ..."; \
 	rm -rf $(VENV); \
 	$$py -m venv $(VENV) || { rm -rf $(VENV); echo "make setup: $$py cannot make a virtual environment." \
 	  "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	@touch $(LOCKED)
+
+$(STAMP): $(LOCKED) pyproject.toml
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-index --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
@@ -47,7 +52,7 @@ verify: setup ## what is too long for every push: the demo many times over, with
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 tests/core
 
 bench: setup ## measure, against a floor measured in the same run
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python tools/bench.py
 
 lock: ## pin the dependencies again, with hashes and without addresses
 	@bash tools/lock

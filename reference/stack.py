@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from reference.client.images import write_client_folder
-from reference.core.errors import InputError, ServiceError
+from reference.core.errors import BlackstartError, InputError, ServiceError
 from reference.core.model import Health
 from reference.edge.runtimes.process import ProcessRuntime
 from reference.oci.build import build_image
@@ -87,6 +88,17 @@ class RegistryHandle:
     push_password: str
 
 
+@dataclass(frozen=True, slots=True)
+class Agents:
+    """Modules run as an agent, and as one that stands still at a phase: tests put broken ones here."""
+
+    usual: str = "reference.edge.main"
+    pausing: str = "reference.demo.agent"
+
+
+DEFAULT_AGENTS = Agents()
+
+
 @dataclass(slots=True)
 class Stack:
     """Every part, under `data`. Use as `async with Stack(folder) as stack`."""
@@ -96,6 +108,9 @@ class Stack:
     service_port: int = 0
     registry_port: int = 0
     seed: int | None = None
+    agents: Agents = DEFAULT_AGENTS
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of the published versions."""
     devices: dict[str, Device] = field(default_factory=dict)
     _parts: dict[str, ManagedProcess] = field(default_factory=dict)
     _registries: dict[str, RegistryHandle] = field(default_factory=dict)
@@ -120,17 +135,16 @@ class Stack:
             raise InputError(
                 f"cannot be used: {error.strerror}", where=str(self.data), todo="Give --data."
             ) from None
-        authority = DevelopmentCA.open_or_create(self.data / "ca")
-        server = authority.issue_server("broker")
-        broker_args = ["--ca", str(server.ca), "--cert", str(server.cert), "--key", str(server.key)]
-        broker, _ = await asyncio.gather(
-            self._start_part(
-                "broker", "reference.broker", "--port", str(self._remembered("broker")), *broker_args
-            ),
-            self.start_registry("registry", self.registry_port),
-        )
-        self.broker_port = broker
+        await asyncio.gather(self.start_broker(), self.start_registry("registry", self.registry_port))
         await self.start_service()
+
+    async def start_broker(self) -> None:
+        """Start the broker, or start it again on the same port."""
+        server = DevelopmentCA.open_or_create(self.data / "ca").issue_server("broker")
+        self.broker_port = await self._start_part(
+            "broker", "reference.broker", "--port", str(self._remembered("broker")),
+            "--ca", str(server.ca), "--cert", str(server.cert), "--key", str(server.key),
+        )  # fmt: skip
 
     async def start_service(self) -> None:
         """Start the management service, or start it again on the same port."""
@@ -175,7 +189,8 @@ class Stack:
     async def stop(self) -> None:
         """Stop everything, clients too: a stack leaves no process behind."""
         for device in self.devices.values():
-            await self.stop_device(device)
+            with contextlib.suppress(BlackstartError):
+                await self.stop_device(device)
         for name in ("service", *(n for n in self._parts if n not in ("service", "broker")), "broker"):
             with contextlib.suppress(ServiceError):
                 await self.stop_part(name)
@@ -224,9 +239,10 @@ class Stack:
             raise ServiceError(f"the client {client_id} could not be registered: {answer.text}")
         return device
 
-    async def start_agent(self, device: Device, module: str = "reference.edge.main", *arguments: str) -> None:
+    async def start_agent(self, device: Device, *arguments: str, pausing: bool = False) -> None:
         """Start (or start again) the device's agent."""
         log = device.root / "agent.log"
+        module = self.agents.pausing if pausing else self.agents.usual
         device.agent = await start_module(module, "--config", str(device.config), *arguments, log_path=log)
         await device.agent.ready()
 
@@ -257,6 +273,7 @@ class Stack:
         folder, layout = self.data / "images" / version / "folder", self.data / "images" / version / "layout"
         handle = self._registries[registry]
         digest = await asyncio.to_thread(_build_and_push, folder, layout, version, defect, handle)
+        self.digests[version] = digest
         body = {
             "version": version,
             "repository": f"{handle.host}/opc-client",
@@ -332,6 +349,9 @@ def _secret(path: Path) -> str:
 def _build_and_push(
     folder: Path, layout: Path, version: str, defect: str | None, registry: RegistryHandle
 ) -> str:
+    shutil.rmtree(
+        folder, ignore_errors=True
+    )  # of an earlier start: made anew, so it is this version's for sure
     write_client_folder(folder, version, defect)
     build_image(folder, layout, version=version)
     reference = parse_reference(f"{registry.host}/opc-client:{version}")

@@ -35,6 +35,8 @@ class Api:
                 "no service to talk to",
                 todo="Run `blackstart up` in this folder, or give --url and --token (BLACKSTART_URL, BLACKSTART_TOKEN).",
             )
+        if not token.isascii() or not token.isprintable():
+            raise InputError("not a token: it holds what no header may", where="--token")
         headers = {"Authorization": f"Bearer {token}"}
         try:
             self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
@@ -54,6 +56,10 @@ class Api:
 
         try:
             answer = self._http.request(method, path, params=params, json=json)  # type: ignore[arg-type]
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise InputError(
+                f"not an address: {error}", where="--url", todo="Give http://HOST:PORT."
+            ) from None
         except httpx.HTTPError as error:
             todo = "Is `blackstart up` running?"
             raise ServiceError(f"does not answer: {error}", where=str(self.url), todo=todo) from None

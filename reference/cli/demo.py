@@ -33,7 +33,9 @@ def run(only: list[str], seed: int | None, report_path: Path, keep: Path | None,
     if as_json:
         sys.stdout.write(report.to_json() + "\n")
     else:
-        _show(Console(), report, report_path)
+        # Redirected, rich would assume 80 columns and cut the reasons off.
+        console = Console() if sys.stdout.isatty() else Console(width=120)
+        _show(console, report, report_path)
     return report.exit_code()
 
 
@@ -42,7 +44,7 @@ def _show(console: Console, report: Report, path: Path) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("STORY", "OUTCOME", "REASON"):
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     for title in ("DOWNTIME ms", "ROLLBACK ms"):
         table.add_column(title, justify="right")
     table.add_column("VERDICT")

@@ -128,7 +128,7 @@ def update(
     with spoken():
         api = Api(url, token, data)
         answer = api.post(f"/api/v1/clients/{_segment(client)}/update", {"targetVersion": to})
-        job_id = str(answer["jobId"])
+        job_id = str(answer.get("jobId"))
         if not wait:
             show_json(answer) if as_json else print(f"job {job_id}; follow it: blackstart job {job_id}")
             return

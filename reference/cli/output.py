@@ -14,6 +14,8 @@ from reference.core.errors import BlackstartError, InputError, Reason
 GOOD, FAILED, BAD_INPUT, UNKNOWN = 0, 1, 2, 3
 """Exit codes: it went well, the thing failed, what was given is wrong, it cannot be told."""
 _INPUT_REASONS = {Reason.INVALID_INPUT, Reason.NOT_FOUND, Reason.MALFORMED}
+WIDTH = 160
+"""Of a table that is not shown on a terminal: rich would assume 80 columns and fold ids."""
 _UNKNOWN_REASONS = {Reason.UNAVAILABLE}
 
 Row = Mapping[str, object]
@@ -52,7 +54,8 @@ def show_table(rows: Sequence[Row], columns: Mapping[str, str], empty: str) -> N
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(key)) for key in columns.values()))
-    Console(soft_wrap=False).print(table)
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console.print(table)
 
 
 def _cell(value: object) -> str:

@@ -29,9 +29,7 @@ def write_client_folder(
     `after_ms` is when a `dies-in-window` dies and how long a `slow-start` sleeps. Raises InputError.
     """
     if not _VERSION.fullmatch(version):
-        raise InputError(
-            f"{version!r} is not a version", todo="Use letters, digits and . _ - (64 at most)."
-        )
+        raise InputError(f"{version!r} is not a version", todo="Use letters, digits and . _ - (64 at most).")
     if defect is not None and defect not in DEFECTS:
         raise InputError(f"{defect!r} is not a defect", todo=f"Use one of {', '.join(sorted(DEFECTS))}.")
     if after_ms is not None and after_ms < 0:

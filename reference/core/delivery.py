@@ -55,7 +55,7 @@ def advance(memory: Memory, record: UpdateRecord) -> Memory:
     before, memory = memory.record, replace(memory, record=record)
     if record.job is None or _told_of(before) == _told_of(record):
         return memory
-    return _report(memory, _report_of(record))
+    return _report(memory, _report_of(record, record.job))
 
 
 def receive(memory: Memory, command: Command, now_ms: int | None, limits: Limits) -> tuple[Memory, Verdict]:
@@ -140,7 +140,7 @@ def _again(memory: Memory, job_id: str, generation: int) -> Memory | None:
         return memory
     for job in (record.job, record.queued):
         if job is not None and (job.job_id, job.generation) == (job_id, generation):
-            return _report(memory, _report_of(record) if job is record.job else _taken(job))
+            return _report(memory, _report_of(record, job) if job is record.job else _taken(job))
     for report in memory.finished:
         if (report.job_id, report.generation) == (job_id, generation):
             return replace(memory, outbox=_with(memory.outbox, report))
@@ -179,10 +179,7 @@ def _ended(command: Command, reason: Reason, message: str) -> Report:
     )
 
 
-def _report_of(record: UpdateRecord) -> Report:
-    job = record.job
-    if job is None:
-        raise ValueError("an idle record has nothing to report")
+def _report_of(record: UpdateRecord, job: Command) -> Report:
     status = JobStatus.IN_PROGRESS
     if record.outcome is Outcome.SUCCEEDED:
         status = JobStatus.SUCCEEDED

@@ -74,8 +74,7 @@ class UpdateRecord:
 
 def decide(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits = DEFAULT_LIMITS) -> Step:
     """The next step. Pure and total: the same arguments always give the same step."""
-    refused = world.error is not None and world.error.reason is Reason.START_REFUSED
-    if refused and not world.engine_restarted and record.phase not in BEFORE_SWITCH:
+    if _refused(world) and not world.engine_restarted and record.phase not in BEFORE_SWITCH:
         return RestartEngine()  # A stuck port refuses every version: nobody is blamed before this was tried.
     match record.phase:
         case Phase.IDLE:
@@ -343,7 +342,8 @@ def _wanted(record: UpdateRecord, world: World, limits: Limits) -> Installed | N
 
 def _bring_up(installed: Installed, container: Container | None, world: World, limits: Limits) -> Step:
     image = world.images.get(installed.image.digest)
-    if image is ImageState.BROKEN or (image is None and container is None):
+    needed = container is None or _refused(world)  # No network for what may start without it.
+    if image is ImageState.BROKEN or (image is None and needed):
         return Pull(installed.image)
     if container is None:
         return Create(installed.image, installed.generation)
@@ -359,6 +359,10 @@ def _bring_up(installed: Installed, container: Container | None, world: World, l
 def _job(record: UpdateRecord) -> Command:
     assert record.job is not None, "UpdateRecord refuses a phase without its job"
     return record.job
+
+
+def _refused(world: World) -> bool:
+    return world.error is not None and world.error.reason is Reason.START_REFUSED
 
 
 def _policy(record: UpdateRecord) -> str:

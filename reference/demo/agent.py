@@ -31,9 +31,14 @@ def pausing(phase: Phase, paused: Path) -> type[Agent]:
     return PausingAgent
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+def entry(arguments: list[str]) -> int:
+    """The process's entry; the rest of the arguments are the agent's own."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--pause-at", type=Phase, required=True)
     parser.add_argument("--paused", type=Path, required=True)
-    options, rest = parser.parse_known_args()
-    sys.exit(main(rest, factory=pausing(options.pause_at, options.paused)))
+    options, rest = parser.parse_known_args(arguments)
+    return main(rest, factory=pausing(options.pause_at, options.paused))
+
+
+if __name__ == "__main__":
+    sys.exit(entry(sys.argv[1:]))

@@ -44,7 +44,9 @@ class Bench:
 
     async def command(self, version: str) -> str:
         """Ask for a version; answers the job's id."""
-        self.observer = Observer(self.device.client_port, self.device.state_dir / "engine")
+        self.observer = Observer(
+            self.device.client_port, self.device.state_dir / "engine", self.stack.digests[OLD]
+        )
         self.observer.start()
         await asyncio.sleep(0.1)  # A floor of good answers before anything happens.
         self.commanded_ms = time.time() * 1000
@@ -92,7 +94,7 @@ class Bench:
         flag = self.device.root / "paused"
         flag.unlink(missing_ok=True)
         arguments = ["--pause-at", phase.value, "--paused", str(flag)]
-        await self.stack.start_agent(self.device, "reference.demo.agent", *arguments)
+        await self.stack.start_agent(self.device, *arguments, pausing=True)
 
     async def paused(self) -> None:
         """Wait until it stands still."""

@@ -69,6 +69,7 @@ async def judge(story: Story, bench: Bench) -> Judged:
     rollback_ms = _rollback_ms(bench, own)
     problems = [f"{v.invariant}: {v.detail}" for v in violations]
     problems += _compare(story, bench, last.good, last.version, len(survivors), samples)
+    problems += _in_order(bench, own, ended)
     if story.outcome is Outcome.ROLLED_BACK and rollback_ms is None:
         problems.append("the old version was never seen to come back")
     evidence: dict[str, object] = {
@@ -77,7 +78,7 @@ async def judge(story: Story, bench: Bench) -> Judged:
         "probes_failed": sum(not a.good for a in seen.answers),
         "gaps_ms": [round(end - begin, 1) for begin, end in seen.gaps_ms()],
         "most_processes_at_once": seen.most_processes,
-        "process_looks": seen.process_looks,
+        "looks": seen.looks,
         "answers_at_the_end": last.version,
         "samples": {"first": samples.first, "last": samples.last, "broken_at": samples.broken_at},
         "phases": [f"{e.phase}" for e in own],
@@ -121,6 +122,24 @@ def _compare(
         )
     if bench.notes.get("same_process_after_replay") is False:
         problems.append("a replayed command restarted the client")
+    return problems
+
+
+def _in_order(bench: Bench, own: list[HistoryEntry], ended: HistoryEntry | None) -> list[str]:
+    """Journal first, then act, then tell: compared by wall time, which is one clock here."""
+    problems = []
+    down = bench.seen.first_failed_ms()
+    switching = next((e.at_ms for e in own if e.phase is Phase.SWITCHING), None)
+    if down is not None and (switching is None or switching > down):
+        problems.append("the client went down before `switching` was in the journal")
+    if ended is None or ended.at_ms > bench.ended_ms:
+        problems.append("the API showed an end that the journal did not hold yet")
+    if sum(e.phase is Phase.ACCEPTED for e in own) > 1:
+        problems.append("the job was begun more than once")
+    if bench.seen.image_missing:
+        problems.append(
+            f"the image of {OLD} was missing at {bench.seen.image_missing} of {bench.seen.looks} looks"
+        )
     return problems
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 PROBE_EVERY_S = 0.005
 PROBE_TIMEOUT_S = 0.25
-PROCESSES_EVERY_S = 0.02
+LOOK_EVERY_S = 0.02
 ANSWER_BYTES = 65_536
 
 
@@ -35,7 +35,9 @@ class Seen:
 
     answers: list[Answer] = field(default_factory=list)
     most_processes: int = 0
-    process_looks: int = 0
+    looks: int = 0
+    image_missing: int = 0
+    """Looks at which the image of the version that has to be kept was not on the disk."""
 
     def gaps_ms(self) -> list[tuple[float, float]]:
         """Outages as (from, to): from the first failed probe's sending to the first good answer's."""
@@ -51,6 +53,10 @@ class Seen:
             gaps.append((begin, self.answers[-1].answered_ms))
         return gaps
 
+    def first_failed_ms(self) -> float | None:
+        """When the first probe that failed had come back: the client was down by then."""
+        return next((a.answered_ms for a in self.answers if not a.good), None)
+
     def downtime_ms(self) -> int:
         """All outages together."""
         return round(sum(end - begin for begin, end in self.gaps_ms()))
@@ -64,9 +70,10 @@ class Seen:
 class Observer:
     """Watches one client from `start` to `stop`."""
 
-    def __init__(self, port: int, engine_dir: Path) -> None:
+    def __init__(self, port: int, engine_dir: Path, kept_digest: str) -> None:
         self._port = port
         self._marker = os.fsencode(str(engine_dir))
+        self._image = engine_dir / "images" / kept_digest.removeprefix("sha256:")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"observer-{port}", daemon=True)
         self.seen = Seen()
@@ -89,8 +96,9 @@ class Observer:
             if began >= next_look:
                 alive = len(client_processes(self._marker))
                 self.seen.most_processes = max(self.seen.most_processes, alive)
-                self.seen.process_looks += 1
-                next_look = began + PROCESSES_EVERY_S
+                self.seen.image_missing += not self._image.is_dir()
+                self.seen.looks += 1
+                next_look = began + LOOK_EVERY_S
             self._stop.wait(max(0.0, PROBE_EVERY_S - (time.monotonic() - began)))
 
 

@@ -16,7 +16,7 @@ from reference.core.errors import BlackstartError, InputError, ServiceError
 from reference.demo.bench import JOB_DEADLINE_S, OLD, TERMINAL, Bench, until
 from reference.demo.judge import Judged, Verdict, judge, unjudged
 from reference.demo.stories import STORIES, Story
-from reference.stack import Device, Stack
+from reference.stack import DEFAULT_AGENTS, Agents, Device, Stack
 from reference.support.files import write_durably
 
 LIMITS = {"pull_attempts_many": 4, "backoff_first_ms": 200, "backoff_limit_ms": 2_000}
@@ -80,14 +80,21 @@ def chosen(names: Sequence[str]) -> tuple[Story, ...]:
     return tuple(known[name] for name in dict.fromkeys(names)) if names else STORIES
 
 
-async def run_demo(stories: Sequence[Story], seed: int | None, say: Say, keep: Path | None = None) -> Report:
+async def run_demo(
+    stories: Sequence[Story],
+    seed: int | None,
+    say: Say,
+    keep: Path | None = None,
+    agents: Agents = DEFAULT_AGENTS,
+) -> Report:
     """Play and judge. `keep`: a folder for everything the parts leave behind; without it, it is removed.
+    `agents`: other agents than the real ones, to show that the judge sees what is wrong.
 
     Raises BlackstartError when the stack itself does not come up.
     """
     began, report = time.monotonic(), Report()
     with tempfile.TemporaryDirectory(prefix="blackstart-") as scratch:
-        async with Stack(keep or Path(scratch), seed=seed) as stack, stack.api() as api:
+        async with Stack(keep or Path(scratch), seed=seed, agents=agents) as stack, stack.api() as api:
             benches = await _set_up(stack, stories, say, api)
             for story, bench in zip(stories, benches, strict=True):
                 report.stories.append(await _play(story, bench, say))

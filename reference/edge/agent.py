@@ -28,7 +28,7 @@ from reference.edge.observe import Eyes
 from reference.edge.runtimes.base import PullProgress, Runtime
 from reference.edge.settings import EdgeSettings
 
-log = logging.getLogger("blackstart.edge")
+log = logging.getLogger("reference.edge")
 
 JOURNAL_RETRY_S = 1.0
 
@@ -118,9 +118,10 @@ class Agent:
     async def _turn(self) -> None:
         self._wake.clear()
         world = await self._eyes.look(self.memory.record)
-        record = (
-            self.memory.record
-        )  # A message may have changed it while we looked; the world is as good for it.
+        if (pause_ms := self._eyes.pause_ms(self.limits)) > 0:
+            # Each look that fails counts as a failure of the job: they must not be used up in a moment.
+            await self._wait(pause_ms / 1000, None)
+        record = self.memory.record  # A message may have changed it meanwhile; the world is as good for it.
         step = decide(record, world, self.now_ms(), self.limits)
         if self._activity is not None and self._activity[0] != step:
             await self._drop_activity()
@@ -142,8 +143,6 @@ class Agent:
 
     async def _act(self, act: Act) -> None:
         if self._activity is None:
-            if isinstance(act, RestartEngine):
-                self._eyes.mark_engine_restart(self.memory.record)
             log.info("act", extra={"step": repr(act)})
             self._activity = (act, asyncio.create_task(self._do(act)))
         task = self._activity[1]
@@ -151,6 +150,9 @@ class Agent:
         if not task.done():
             return
         self._activity = None
+        if task.cancelled():  # by whatever it waited for, not by us: as good as never tried
+            self._eyes.dropped(act)
+            return
         error = task.exception()
         if error is None:
             self._eyes.acted(act)
@@ -164,6 +166,8 @@ class Agent:
     async def _do(self, act: Act) -> None:
         if isinstance(act, Stop):
             self._eyes.stopping()
+        if isinstance(act, RestartEngine):
+            self._eyes.mark_engine_restart(self.memory.record)
         await execute(act, self._runtime, self._settings.client, self._eyes.view, self._note_progress)
 
     def _note_progress(self, progress: PullProgress) -> None:
@@ -186,5 +190,9 @@ class Agent:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(task, return_exceptions=True)
-        self._eyes.dropped()
+        if not task.cancelled() and task.exception() is None:
+            # It ended while we looked, and what it did was seen: a start that worked must be counted.
+            self._eyes.acted(act)
+            return
+        self._eyes.dropped(act)
         log.info("dropped", extra={"step": repr(act)})

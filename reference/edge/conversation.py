@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -23,11 +24,13 @@ from reference.protocol.envelope import CommandRefusedError, PublicKey, open_env
 from reference.protocol.models import Birth, CancelCommand, Reply, StatusMessage, UpdateCommand
 from reference.support.mqtt import Connected, Disconnected, Message, MqttLink
 
-log = logging.getLogger("blackstart.edge")
+log = logging.getLogger("reference.edge")
 
 BIRTH_AGAIN_S = 3.0
 PUBLISH_TIMEOUT_S = 10.0
 IDLE_S = 1.0
+JOB_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
+"""Of reference.protocol.models.JobId."""
 
 
 def agent_version() -> str:
@@ -116,8 +119,10 @@ class Conversation:
         try:
             command = open_envelope(payload, self._keys, tenant, client, UpdateCommand).to_core()
         except CommandRefusedError as error:
-            memory, _ = delivery.reject(memory, error.job_id, error.generation, error.reason, str(error))
-            self._agent.change(memory)
+            # A job whose name cannot go over the wire cannot be answered, and must not sit in the outbox for ever.
+            if re.fullmatch(JOB_ID_PATTERN, error.job_id):
+                memory, _ = delivery.reject(memory, error.job_id, error.generation, error.reason, str(error))
+                self._agent.change(memory)
             raise
         host = command.image.repository.split("/", 1)[0]
         if host not in self._hosts:
@@ -183,9 +188,13 @@ class Conversation:
         for report in delivery.to_send(memory, ago, self._agent.limits):
             running = self._agent.running
             at_ms = time.time_ns() // 1_000_000
-            status = StatusMessage.from_core(report, memory.record.epoch, running, at_ms)
             self._sent_at[report.sequence] = time.monotonic()
-            await self._publish(topics.Kind.STATUS, status.to_bytes())
+            try:
+                status = StatusMessage.from_core(report, memory.record.epoch, running, at_ms).to_bytes()
+            except ValueError as error:  # journaled, so it would end every agent to come: the others go on
+                log.error("a report cannot be sent", extra={"job": report.job_id, "detail": str(error)})
+                continue
+            await self._publish(topics.Kind.STATUS, status)
         waiting = {report.sequence for report in memory.outbox}
         self._sent_at = {sequence: at for sequence, at in self._sent_at.items() if sequence in waiting}
 

@@ -68,9 +68,10 @@ class HealthTracker:
                 self._down_since = None
             return
         seen.good_since = None
+        if up_ms <= health.start_period_ms or seen.state is HealthState.STARTING:
+            return  # Forgiven, and not counted either: that is how Docker does it.
         seen.bad_in_a_row += 1
-        forgiven = up_ms <= health.start_period_ms or seen.state is HealthState.STARTING
-        if not forgiven and seen.bad_in_a_row >= FAILURES_TO_UNHEALTHY:
+        if seen.bad_in_a_row >= FAILURES_TO_UNHEALTHY:
             seen.state = HealthState.UNHEALTHY
 
     def down(self) -> None:

@@ -26,6 +26,8 @@ from reference.core.update import UpdateRecord
 from reference.support.files import fsync_dir
 
 SCHEMA_VERSION = 1
+_PARTS = ("-wal", "-shm", "")
+"""Files of a journal, by the end of their names. The database itself is moved last: a cut leaves it to be found."""
 HISTORY_KEPT = 1000
 """Rows of history kept, newest first."""
 
@@ -66,9 +68,12 @@ class Journal:
     def create(cls, path: Path, record: UpdateRecord) -> None:
         """Make a new journal that holds `record`; it is visible whole or not at all."""
         new = path.with_suffix(".new")
-        for leftover in (new, Path(f"{new}-wal"), Path(f"{new}-shm")):
-            leftover.unlink(missing_ok=True)
         try:
+            # Of the final name too: SQLite would replay an orphaned log of an earlier journal into the new one.
+            for file in (new, path):
+                for leftover in (Path(f"{file}-wal"), Path(f"{file}-shm"), Path(f"{file}-journal")):
+                    leftover.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
             with closing(sqlite3.connect(new, isolation_level=None)) as connection:
                 connection.executescript(_SCHEMA)
                 _write(connection, Memory(record), None)
@@ -84,12 +89,14 @@ class Journal:
         """Open, check and sync what is there.
 
         Raises JournalError: JOURNAL_LOCKED when another agent holds it, JOURNAL_CORRUPT when it is missing or any
-        part of it cannot be believed.
+        part of it cannot be believed, DISK_FULL or CONFIGURATION_INVALID when it may be good and cannot be used here.
         """
         try:
             connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None, timeout=1.0)
         except sqlite3.Error as error:
-            raise JournalError(f"cannot be opened: {error}", where=str(path)) from error
+            if not path.exists():
+                raise JournalError("is missing", where=str(path)) from error
+            raise _named(error, path) from error
         try:
             _settle(connection)
             memory = _load(connection)
@@ -137,8 +144,11 @@ class Journal:
 def set_aside(path: Path, now_s: float) -> Path:
     """Move a journal that cannot be believed out of the way, under a dated name; answers where it is now."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
-    target = path.with_name(f"{path.name}.corrupt-{stamp}")
-    for suffix in ("-wal", "-shm", ""):
+    target, number = path.with_name(f"{path.name}.corrupt-{stamp}"), 1
+    while any(Path(f"{target}{suffix}").exists() for suffix in _PARTS):
+        number += 1
+        target = path.with_name(f"{path.name}.corrupt-{stamp}-{number}")
+    for suffix in _PARTS:
         part = Path(f"{path}{suffix}")
         if part.exists():
             part.replace(Path(f"{target}{suffix}"))
@@ -242,12 +252,18 @@ def _named(error: BaseException, path: Path) -> BaseException:
         return JournalError(error.what, reason=error.reason, where=str(path))
     if isinstance(error, sqlite3.Error):
         name = getattr(error, "sqlite_errorname", type(error).__name__)
-        if name in ("SQLITE_BUSY", "SQLITE_LOCKED"):
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             todo = "Another agent runs on this state: end it first."
             return JournalError(
                 "is held by another agent", reason=Reason.JOURNAL_LOCKED, where=str(path), todo=todo
             )
         if name == "SQLITE_FULL":
             return JournalError("the disk is full", reason=Reason.DISK_FULL, where=str(path))
+        if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+            # It may be a good one: whoever sets it aside forgets what was installed.
+            todo = "Let the agent's user read and write it and its folder."
+            return JournalError(
+                f"cannot be used: {error}", reason=Reason.CONFIGURATION_INVALID, where=str(path), todo=todo
+            )
         return JournalError(f"{name}: {error}", where=str(path))
     return error

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reference.core.adopt import adopted
-from reference.core.errors import BlackstartError, JournalError, Reason
+from reference.core.errors import BlackstartError, DeviceError, InputError, JournalError, Reason
 from reference.core.limits import DEFAULT_LIMITS, Limits
 from reference.core.model import Health
 from reference.core.update import UpdateRecord
@@ -32,7 +32,7 @@ from reference.protocol.envelope import key_ring, load_public_key
 from reference.support import logging as json_logging
 from reference.support.mqtt import MqttLink, TlsFiles
 
-log = logging.getLogger("blackstart.edge")
+log = logging.getLogger("reference.edge")
 
 AgentFactory = Callable[[EdgeSettings, ProcessRuntime, Journal, Eyes, Limits], Agent]
 
@@ -64,27 +64,44 @@ async def open_journal(settings: EdgeSettings, eyes: Eyes) -> Journal:
     except JournalError as error:
         if error.reason is not Reason.JOURNAL_CORRUPT:
             raise
-        if path.exists():
-            log.critical(
-                "journal set aside", extra={"detail": str(error), "now_at": str(set_aside(path, time.time()))}
-            )
+        _set_aside(path, error)
     world = await eyes.look(UpdateRecord(epoch="none"))
     Journal.create(path, adopted(world, new_epoch(), Health()))
     return Journal.open(path)
+
+
+def _set_aside(path: Path, why: JournalError) -> None:
+    if not path.exists():
+        return
+    try:
+        target = set_aside(path, time.time())
+    except OSError as error:
+        raise DeviceError(f"cannot be set aside: {error.strerror}", where=str(path)) from error
+    log.critical("journal set aside", extra={"detail": str(why), "now_at": str(target)})
+
+
+def _make_folders(settings: EdgeSettings) -> None:
+    for field in ("state_dir", "run_dir"):
+        path: Path = getattr(settings, field)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{field}: {path} cannot be used: {error.strerror}", where="the configuration"
+            ) from None
 
 
 async def run_agent(
     settings: EdgeSettings, limits: Limits = DEFAULT_LIMITS, factory: AgentFactory = Agent
 ) -> None:
     """Run until SIGTERM or SIGINT. The client goes on running. Raises BlackstartError when it cannot start."""
-    limits = replace(DEFAULT_LIMITS, **settings.limits)
+    limits = replace(limits, **settings.limits)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     keys = key_ring(*(load_public_key(path) for path in settings.command_keys))
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    _make_folders(settings)
     runtime = ProcessRuntime(
         settings.state_dir / "engine",
         settings.run_dir,

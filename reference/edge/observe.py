@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reference.core.errors import BlackstartError, EngineError
+from reference.core.limits import Limits
 from reference.core.model import Container, Failure, Health, Image, World
 from reference.core.steps import Act, Start, Sync
 from reference.core.update import UpdateRecord
@@ -44,6 +45,8 @@ class Eyes:
         self._jitter = 0
         self._dirty = True
         self.view = EngineView((), {})
+        self.blind = False
+        """Whether the last look failed: the view is an old one then."""
         self.running: Image | None = None
 
     async def look(self, record: UpdateRecord) -> World:
@@ -52,6 +55,9 @@ class Eyes:
             self.view = await self._runtime.observe()
         except EngineError as error:
             self.failed(error, None)
+            self.blind = True
+        else:
+            self.blind = False
         running = [c for c in self.view.containers if c.life]
         self.running = running[0].image if len(running) == 1 else None
         if len(running) == 1:
@@ -69,16 +75,23 @@ class Eyes:
     def failed(self, error: BlackstartError, act: Act | None) -> None:
         """An act has failed; whatever it did may be half done."""
         trusted = isinstance(act, Start) and act.trusted
-        self._error = Failure(error.reason, str(error), trusted)
+        # Names of files may hold what is no text (surrogates), and a journal that refused it would stop the agent.
+        message = str(error).encode("utf-8", "replace").decode()
+        self._error = Failure(error.reason, message, trusted)
         self._failures += 1
         self._failed_at = self._clock()
         self._jitter = self._stream.randrange(1001)
         self._dirty = True
         self._count_start(act)
 
-    def dropped(self) -> None:
-        """An act was cancelled, at whatever point."""
+    def dropped(self, act: Act) -> None:
+        """An act was cancelled, at whatever point: a start may have happened, so it counts."""
         self._error, self._dirty = None, True
+        self._count_start(act)
+
+    def pause_ms(self, limits: Limits) -> int:
+        """How long to wait, in ms, before an engine that does not answer is asked again."""
+        return limits.backoff_ms(self._failures, self._jitter) if self.blind else 0
 
     def journaled(self, before: UpdateRecord, after: UpdateRecord) -> None:
         """The record has changed: a new phase does not inherit the old one's failures."""

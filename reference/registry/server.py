@@ -23,6 +23,7 @@ from reference.registry.app import MAX_BLOB_BYTES, create_app
 from reference.registry.storage import Storage
 from reference.registry.users import RegistryUsers
 
+_uvicorn_log = logging.getLogger("uvicorn.error")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -86,11 +87,11 @@ def serve(settings: RegistrySettings, *, on_ready: Callable[[int], None] | None 
         listener = _listen(settings.host, settings.port)
         with contextlib.closing(listener):
             app = create_app(storage, users, max_blob_bytes=settings.max_blob_bytes)
-            # A stop that cuts transfers is this server's way, not an error to be logged.
-            logging.getLogger("uvicorn.error").addFilter(lambda record: "graceful shutdown" not in record.msg)
+            _uvicorn_log.setLevel(logging.ERROR)  # Strangers' bad requests are answered, not logged.
             server = _Server(_config(app, settings), on_ready or say_ready)
             server.run(sockets=[listener])
     finally:
+        _uvicorn_log.setLevel(logging.NOTSET)
         storage.close()
 
 
@@ -144,6 +145,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         assert sockets is not None
         self.on_ready(sockets[0].getsockname()[1])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # A stop that cuts transfers is this server's way, not an error to be logged.
+        _uvicorn_log.setLevel(logging.CRITICAL + 1)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

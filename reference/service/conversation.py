@@ -193,8 +193,11 @@ class Conversation:
             for waiting in ready:
                 await self._spawn(partial(self._send, waiting))
         if taken < BATCH:
+            pause_s = await self._pause_s()
+            # Not asyncio.wait_for: before Python 3.12 it swallows a cancellation that comes with the timeout.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), await self._pause_s())
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
 
     async def _pause_s(self) -> float:
         due_ms = await self._store.read(records.next_due_ms)

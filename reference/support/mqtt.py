@@ -308,7 +308,8 @@ class MqttLink:
         # Kept until confirmed even when the caller gives up: paho keeps it too, and the bound must count it.
         attempt.in_flight[info.mid] = future
         try:
-            await asyncio.wait_for(asyncio.shield(future), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(future)
         except TimeoutError:
             raise PublishTimeoutError(f"not confirmed after {timeout_s:g} s", where=self._address) from None
 
@@ -365,7 +366,7 @@ class MqttLink:
             self._attempt = attempt
             log.info("connected to the broker", extra=self._log_fields)
             self.events.put_nowait(Connected())
-            return await attempt.ended
+            return await asyncio.shield(attempt.ended)  # a cancelled await would cancel the future, too
         finally:
             if self._attempt is attempt:
                 self._attempt = None
@@ -376,7 +377,9 @@ class MqttLink:
 
     async def _await(self, answer: asyncio.Future[None], otherwise: str) -> None:
         try:
-            await asyncio.wait_for(asyncio.shield(answer), CONNECT_TIMEOUT_S)
+            # Not wait_for(): before Python 3.12 it swallows a cancellation that meets the answer.
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await asyncio.shield(answer)
         except TimeoutError:
             raise NotConnectedError(f"{otherwise} within {CONNECT_TIMEOUT_S:g} s") from None
 
@@ -452,4 +455,5 @@ async def _close(client: paho.Client) -> None:
         client.on_message = client.on_publish = client.on_log = None
 
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(_in_thread(close, "mqtt close"), DISCONNECT_TIMEOUT_S)
+        async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
+            await _in_thread(close, "mqtt close")

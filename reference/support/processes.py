@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from reference.core.errors import ServiceError
@@ -16,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 """The folder that contains the `reference` package."""
 LOG_TAIL_BYTES = 2_000
 DEFAULT_GRACE_S = 5.0
+DRAIN_S = 0.2
+"""How long the output of a process that has ended is waited for."""
 
 Ready = dict[str, object]
 """What a part says on its first line, a JSON object: at least `{"ready": true}`, mostly its `port`."""
@@ -35,16 +38,39 @@ def tail(log_path: Path, limit_bytes: int = LOG_TAIL_BYTES) -> str:
         return ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """The reading end of a child's standard output."""
+
+    reader: asyncio.StreamReader
+    transport: asyncio.ReadTransport
+
+    @classmethod
+    async def open(cls) -> tuple[_Output, int]:
+        """A pipe: its reading end, and the descriptor of its writing end, for the caller to close.
+
+        A pipe of our own: with asyncio's, wait() lasts until every grandchild that inherited it has ended, too.
+        """
+        reading, writing = os.pipe()
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", buffering=0)
+        )
+        return cls(reader, transport), writing
+
+
 class ManagedProcess:
     """One running `python -m MODULE`, in a session of its own. Made by `start_module`."""
 
-    def __init__(self, module: str, process: asyncio.subprocess.Process, log_path: Path) -> None:
+    def __init__(
+        self, module: str, process: asyncio.subprocess.Process, output: _Output, log_path: Path
+    ) -> None:
         self.module = module
         self.log_path = log_path
         self._process = process
         self._first: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         # Kept: the loop holds tasks only weakly, and a pipe that nobody reads blocks the child.
-        self._pump = asyncio.create_task(self._pump_output())
+        self._pump = asyncio.create_task(self._pump_output(output))
 
     @property
     def pid(self) -> int:
@@ -61,19 +87,21 @@ class ManagedProcess:
         """Its exit code, minus the signal's number when one ended it; None while it runs."""
         return self._process.returncode
 
-    async def _pump_output(self) -> None:
-        """The first line of standard output goes to `ready`, the rest to the log."""
-        reader = self._process.stdout
-        assert reader is not None, "made with a pipe"
+    async def _pump_output(self, output: _Output) -> None:
+        """All of standard output goes to the log, and its first line to `ready`."""
         try:
-            first = await reader.readline()
-        except ValueError:  # longer than the reader's limit: no ready line
-            first = b"(a first line without an end)"
-        if not self._first.done():
-            self._first.set_result(first)
-        with self.log_path.open("ab", buffering=0) as log:
-            while chunk := await reader.read(65_536):
-                log.write(chunk)
+            try:
+                first = await output.reader.readline()
+            except ValueError:  # longer than the reader's limit: no ready line
+                first = b"(a first line without an end)"
+            with self.log_path.open("ab", buffering=0) as log:
+                log.write(first)
+                if not self._first.done():
+                    self._first.set_result(first)
+                while chunk := await output.reader.read(65_536):
+                    log.write(chunk)
+        finally:
+            output.transport.close()
 
     def _failure(self, what: str) -> ProcessError:
         log = tail(self.log_path)
@@ -89,13 +117,16 @@ class ManagedProcess:
         it is left running then, for the caller to stop.
         """
         try:
-            line = await asyncio.wait_for(asyncio.shield(self._first), timeout_s)
+            # Not wait_for(): before Python 3.12 it swallows a cancellation that meets the answer.
+            async with asyncio.timeout(timeout_s):
+                line = await asyncio.shield(self._first)
         except TimeoutError:
             raise self._failure(f"was not ready after {timeout_s:g} s") from None
         if not line.strip():
             # Its output has ended; give the exit code a moment to arrive, it says more.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), 2.0)
+                async with asyncio.timeout(2.0):
+                    await self._process.wait()
             ended = f"with exit code {self.returncode}" if self.returncode is not None else "its output"
             raise self._failure(f"ended {ended} before it was ready")
         try:
@@ -112,8 +143,7 @@ class ManagedProcess:
         """Its exit code, once it has ended and all it said is in the log."""
         code = await self._process.wait()
         # Bounded: a grandchild that inherited the pipe may hold it open for ever.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._pump), 1.0)
+        await asyncio.wait({self._pump}, timeout=DRAIN_S)
         return code
 
     async def stop(self, grace_s: float = DEFAULT_GRACE_S) -> int:
@@ -121,7 +151,8 @@ class ManagedProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
         except TimeoutError:
             return await self.kill()
         return await self._end()
@@ -149,21 +180,28 @@ async def start_module(
     be started at all.
     """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(env_extra or {})}
+    environment = {"PYTHONUNBUFFERED": "1", **os.environ, "PYTHONPATH": path, **(env_extra or {})}
     try:
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        with log_path.open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                module,
-                *args,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
+        output, writing = await _Output.open()
+        try:
+            with log_path.open("ab") as log:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    module,
+                    *args,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=writing,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except BaseException:
+            output.transport.close()
+            raise
+        finally:
+            os.close(writing)
     except OSError as error:
         raise ProcessError(f"{module} cannot be started: {error}", where=str(log_path)) from error
-    return ManagedProcess(module, process, log_path)
+    return ManagedProcess(module, process, output, log_path)

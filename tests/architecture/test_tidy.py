@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from tests.architecture.source import PRODUCT, ROOT, committed_files, imports, name, python_files, text_of
 
@@ -28,15 +27,15 @@ def test_there_is_something_to_check() -> None:
     assert Path(__file__).resolve() in ALL
 
 
-@pytest.mark.parametrize("path", ALL, ids=name)
-def test_a_file_is_short_enough_to_know(path: Path) -> None:
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines < LINES, f"{name(path)} has {lines} lines: split it by what it knows"
+def test_files_are_short_enough_to_know() -> None:
+    lines = {name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in ALL}
+    long = {path: n for path, n in lines.items() if n >= LINES}
+    assert not long, f"split by what they know: {long}"
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=name)
-def test_a_module_says_what_it_is_for(path: Path) -> None:
-    assert ast.get_docstring(_tree(path)), f"{name(path)} has no docstring"
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [name(path) for path in SHIPPED if not ast.get_docstring(_tree(path))]
+    assert not silent, f"no docstring: {silent}"
 
 
 def test_the_updater_reads_as_its_specification() -> None:
@@ -63,24 +62,27 @@ def test_nothing_is_left_for_later() -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=name)
-def test_nothing_that_ships_imports_a_test(path: Path) -> None:
-    found = [
-        i for _, i in imports(_tree(path)) if i.split(".")[0] in ("tests", "pytest", "hypothesis", "conftest")
-    ]
-    assert not found, f"{name(path)} imports {found}"
+def test_nothing_that_ships_imports_a_test() -> None:
+    found = _importing(SHIPPED, lambda root: root in ("tests", "pytest", "hypothesis", "conftest"))
+    assert not found, "\n".join(found)
 
 
-APP = "reference/client/app"
+APP = ROOT / "reference/client/app"
 """Goes into images: runs under the agent's interpreter, with nothing installed beside it."""
 
 
-@pytest.mark.parametrize("path", python_files(APP), ids=name)
-def test_the_workload_needs_nothing_but_the_standard_library(path: Path) -> None:
-    siblings = {p.stem for p in (ROOT / APP).iterdir()}
-    found = [
-        imported
-        for _, imported in imports(_tree(path))
-        if imported.lstrip(".").split(".")[0] not in sys.stdlib_module_names | siblings
+def test_the_workload_needs_nothing_but_the_standard_library() -> None:
+    files = sorted(APP.rglob("*.py"))
+    assert files
+    known = sys.stdlib_module_names | {path.stem for path in files}
+    found = _importing(files, lambda root: root not in known)
+    assert not found, "\n".join(found)
+
+
+def _importing(paths: list[Path], wrong: Callable[[str], bool]) -> list[str]:
+    return [
+        f"{name(path)}:{line}: imports {imported}"
+        for path in paths
+        for line, imported in imports(_tree(path))
+        if wrong(imported.lstrip(".").split(".")[0])
     ]
-    assert not found, f"{name(path)} imports {found}"

@@ -187,7 +187,12 @@ def test_cancel_after_the_switch_lets_the_update_finish(phase: Phase) -> None:
 
 @pytest.mark.parametrize(
     ("now_ms", "expires_at_ms", "expired"),
-    [(10**9, 0, True), (None, 0, False), (LIMITS.clock_skew_ms, 0, False), (LIMITS.clock_skew_ms + 1, 0, True)],
+    [
+        (10**9, 0, True),
+        (None, 0, False),
+        (LIMITS.clock_skew_ms, 0, False),
+        (LIMITS.clock_skew_ms + 1, 0, True),
+    ],
 )
 def test_expiry_needs_a_trusted_clock(now_ms: int | None, expires_at_ms: int, expired: bool) -> None:
     driver = device()
@@ -440,7 +445,9 @@ def test_current_gone_with_its_image_and_no_registry_is_a_failed_rollback() -> N
     driver.engine.pull_failures[V1] = (Reason.REGISTRY_UNREACHABLE,) * 4
     driver.run()
     assert driver.outcomes == {"job-2": (Outcome.ROLLBACK_FAILED, Reason.CANDIDATE_EXITED)}
-    assert driver.running() == ["v1"] and not driver.record.duty, "the duty went on until the registry was back"
+    assert driver.running() == ["v1"] and not driver.record.duty, (
+        "the duty went on until the registry was back"
+    )
 
 
 def test_the_policy_of_current_is_put_right_when_idle() -> None:
@@ -526,6 +533,16 @@ def test_duty_survives_cuts_and_a_new_command_ends_it() -> None:
     assert driver.running() == ["v4"] and not driver.record.duty
 
 
+def test_previous_that_runs_in_duty_is_left_alone_by_a_new_job_until_its_switch() -> None:
+    driver = worn_out({"v2": CRASH, "v3": CRASH}, previous=True)
+    driver.run(until=lambda d, _s: d.running() == ["v1"])
+    driver.tell(command(4, "v4"))
+    driver.run(until=in_phase(Phase.SWITCHING))
+    assert driver.running() == ["v1"] and driver.record.duty
+    driver.run()
+    assert driver.outcomes["job-4"] == (Outcome.SUCCEEDED, None)
+
+
 def test_a_current_that_stays_sick_is_stopped_in_a_rollback_and_started_again() -> None:
     driver = ordered({"v2": CRASH})
     driver.run(until=in_phase(Phase.SWITCHING))
@@ -560,6 +577,17 @@ def test_a_revival_that_is_refused_is_not_the_jobs_failure() -> None:
     driver.tell(command(2, "v2"))
     driver.run()
     assert driver.outcomes == {"job-2": (Outcome.SUCCEEDED, None)}
+
+
+def test_a_revival_waits_between_two_starts() -> None:
+    driver = device({"v1": CRASH})
+    driver.limits = replace(LIMITS, revive_attempts_in_job=2)
+    driver.tell(command(2, "v2"))
+    driver.engine.pull_failures[V2] = (Reason.REGISTRY_UNREACHABLE,) * 2
+    driver.run()
+    assert driver.outcomes == {"job-2": (Outcome.SUCCEEDED, None)}
+    first, second = (i for i, line in enumerate(driver.trace) if "Start('c1'" in line)
+    assert any("Pull" in line for line in driver.trace[first:second]), "the job went on in between"
 
 
 def test_starts_in_a_row_wait_longer_and_longer() -> None:

@@ -291,7 +291,9 @@ class ModelEngine:
 def _stopped(c: Container) -> Container:
     if not c.running:
         return c
-    return replace(c, state=ContainerState.EXITED, exit_code=0, health=HealthState.STARTING, healthy_ms=0, up_ms=0)
+    return replace(
+        c, state=ContainerState.EXITED, exit_code=0, health=HealthState.STARTING, healthy_ms=0, up_ms=0
+    )
 
 
 Decide = Callable[[UpdateRecord, World, int | None, Limits], Step]
@@ -404,7 +406,9 @@ class Driver:
         trusted = isinstance(step, Start) and step.trusted
         if trusted:
             self.restores, self.since_restore_ms = self.restores + 1, 0
-        self.dirty = not isinstance(step, Sync | RestartEngine) or (self.dirty and isinstance(step, RestartEngine))
+        self.dirty = not isinstance(step, Sync | RestartEngine) or (
+            self.dirty and isinstance(step, RestartEngine)
+        )
         if isinstance(step, RestartEngine):
             self.restarted_for = self.record.job.job_id if self.record.job is not None else ""
         try:
@@ -418,13 +422,13 @@ class Driver:
 
     def _pass(self, ms: int) -> None:
         assert ms > 0, "a wait that does not wait is a busy loop"
+        up = any(c.health is HealthState.HEALTHY for c in self.engine.containers if c.running)
+        if not up:
+            self.outage_ms = min((self.outage_ms or 0) + ms, 1000)
         self.engine.advance(ms)
         # Ages that decide nothing any more are capped, so that a state that comes back is known again.
         self.since_failure_ms = min(self.since_failure_ms + ms, 1000) if self.failures else 0
         self.since_restore_ms = min(self.since_restore_ms + ms, 1000) if self.restores else 0
-        up = any(c.health is HealthState.HEALTHY for c in self.engine.containers if c.running)
-        if not up:
-            self.outage_ms = min((self.outage_ms or 0) + ms, 1000)
 
     def cut(self, kind: Cut) -> None:
         """The process ends and begins again, after a boot unless `kind` is AGENT."""
@@ -507,7 +511,9 @@ def device(behaviours: Mapping[str, Behaviour] | None = None, *, first: bool = F
         restart_policy="unless-stopped", configuration="same", watched_ms=500,
     )  # fmt: skip
     if engine.behaviour(old).crashes:
-        old = replace(old, state=ContainerState.EXITED, exit_code=1, health=HealthState.STARTING, healthy_ms=0)
+        old = replace(
+            old, state=ContainerState.EXITED, exit_code=1, health=HealthState.STARTING, healthy_ms=0
+        )
     engine.containers, engine.images = (old,), {old.image.digest: ImageState.PRESENT}
     engine.sync()
     return Driver(Memory(UpdateRecord("epoch-1", floor=1, current=installed(1, "v1", "c1"))), engine)

@@ -78,6 +78,7 @@ def test_diff_id_is_of_the_unpacked_layer(tmp_path: Path) -> None:
 
     image = build_image(app_folder(tmp_path), tmp_path / "image", version="1")
     packed = read_layout(image.layout).blob(image.layer_digest).read_bytes()
+    assert packed[4:8] == bytes(4), "the time in gzip's header"
     assert _config(image).diff_ids == (sha256_of(gzip.decompress(packed)),)
 
 
@@ -172,6 +173,20 @@ def test_links_stay_inside(tmp_path: Path, target: str) -> None:
     with pytest.raises(InputError, match="outside the folder"):
         build_image(folder, tmp_path / "image", version="1")
     assert not (tmp_path / "image").exists()
+
+
+def test_links_that_only_seem_to_stay_inside(tmp_path: Path) -> None:
+    folder = app_folder(tmp_path)
+    absolute = folder / "absolute"
+    absolute.symlink_to(folder / "main.py")  # Inside now, but not where the image will be unpacked.
+    with pytest.raises(InputError, match="absolute: is a link"):
+        build_image(folder, tmp_path / "image", version="1")
+    absolute.unlink()
+    (tmp_path / "secret").write_text("secret")
+    (folder / "lib" / "up").symlink_to("..")
+    (folder / "lib" / "detour").symlink_to("up/../secret")
+    with pytest.raises(InputError, match="detour: is a link"):
+        build_image(folder, tmp_path / "image", version="1")
 
 
 def test_what_an_image_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

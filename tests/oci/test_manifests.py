@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reference.core.errors import ImageError, InputError, Reason
 from reference.oci import manifests as m
 from reference.oci.fields import load_object
 from tests.oci.samples import descriptor, digest, manifest
+
+# A loaded machine is slow, not wrong.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def _bytes(document: object) -> bytes:
@@ -174,6 +177,7 @@ keys = st.sampled_from(
 )
 
 
+@unhurried
 @given(st.dictionaries(keys, json_values))
 def test_any_document_is_read_or_refused(document: dict[str, object]) -> None:
     for parse in (m.parse_document, m.parse_config):

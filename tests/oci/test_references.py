@@ -6,12 +6,15 @@ import hashlib
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reference.core.errors import ImageError, InputError
 from reference.oci.digests import check_digest, hex_of, is_digest, sha256_of
 from reference.oci.references import Reference, is_name, is_tag, parse_reference
+
+# A loaded machine is slow, not wrong.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 part = st.from_regex(r"[a-z0-9]{1,5}((\.|_|__|-{1,3})[a-z0-9]{1,5}){0,2}", fullmatch=True)
 names = st.lists(part, min_size=1, max_size=4).map("/".join)
@@ -22,12 +25,14 @@ hosts = st.sampled_from(
 )
 
 
+@unhurried
 @given(st.binary())
 def test_a_digest_is_of_the_content(data: bytes) -> None:
     assert sha256_of(data) == "sha256:" + hashlib.sha256(data).hexdigest()
     assert hex_of(check_digest(sha256_of(data))) == hashlib.sha256(data).hexdigest()
 
 
+@unhurried
 @given(st.one_of(st.text(), st.from_regex(r"sha(256|512):[0-9a-fA-F]{62,66}\n?")))
 def test_only_digests_are_digests(text: str) -> None:
     good = len(text) == 71 and text.startswith("sha256:") and set(text[7:]) <= set("0123456789abcdef")
@@ -39,6 +44,7 @@ def test_only_digests_are_digests(text: str) -> None:
             check_digest(text)
 
 
+@unhurried
 @given(hosts, names, st.none() | tags, st.none() | digests)
 def test_a_reference_reads_back_the_same(host: str, name: str, tag: str | None, digest: str | None) -> None:
     reference = Reference(host, name, tag, digest)
@@ -51,6 +57,7 @@ def test_a_reference_reads_back_the_same(host: str, name: str, tag: str | None, 
         assert reference.target == (digest or tag)
 
 
+@unhurried
 @given(st.text(alphabet=string.printable + "é\u0660", max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
@@ -62,6 +69,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert str(found) == text
 
 
+@unhurried
 @given(st.text(alphabet="ab0./_-~%\\\n", max_size=20))
 def test_a_name_or_tag_never_climbs(text: str) -> None:
     if is_name(text):

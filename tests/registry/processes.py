@@ -39,7 +39,7 @@ class Running:
 
 @contextmanager
 def registry(data: Path, *arguments: str, port: int = 0) -> Iterator[Running]:
-    """Start one, wait for its ready line, end it by its id."""
+    """Start one, wait for its ready line, end it by its id. Nothing that a test does may make it print a traceback."""
     command = [
         sys.executable,
         "-m",
@@ -63,7 +63,13 @@ def registry(data: Path, *arguments: str, port: int = 0) -> Iterator[Running]:
             yield Running(process, data, ready["port"], "https" if "--tls-cert" in arguments else "http")
         finally:
             if process.poll() is None:
+                process.terminate()
+            try:
+                _, errors = process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
                 process.kill()
+                raise
+        assert "Traceback" not in errors, errors
 
 
 def refused(data: Path, *arguments: str) -> str:

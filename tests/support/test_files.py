@@ -14,7 +14,7 @@ def test_content_and_mode_are_as_asked(tmp_path: Path) -> None:
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"one", 0o600)
     files.write_durably(path, b"two", mode=0o644)
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", 0o644)
-    assert os.listdir(tmp_path) == ["x"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
 
 def test_the_order_is_file_then_name_then_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_the_order_is_file_then_name_then_folder(tmp_path: Path, monkeypatch: py
     real = os.fsync
 
     def fsync(fd: int) -> None:
-        kind = "folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file"
+        kind = "folder" if Path(f"/proc/self/fd/{fd}").is_dir() else "file"
         seen.append((kind, path.exists()))
         real(fd)
 
@@ -42,7 +42,7 @@ def test_a_failure_leaves_the_old_file_and_no_temp(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="No space"):
         files.write_durably(path, b"new")
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["x"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
 
 def test_syncfs_takes_files_and_folders_and_says_what_is_missing(tmp_path: Path) -> None:

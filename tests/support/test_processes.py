@@ -47,6 +47,9 @@ async def test_the_ready_line_is_answered_and_the_rest_is_logged(start: Start) -
     assert await process.ready(10) == {"ready": True, "port": 7}
     assert await process.ready(10) == {"ready": True, "port": 7}
     assert process.alive
+    async with asyncio.timeout(5):
+        while "err" not in process.log_path.read_text():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     assert await process.stop(5) == -signal.SIGTERM
     assert not process.alive
     log = process.log_path.read_text()

@@ -356,7 +356,7 @@ class Client:
         if self.cloud is not None:
             checks["broker"] = self.cloud.good
         good = all(checks.values()) and self.defect.name != "never-healthy"
-        body: "dict[str, object]" = {
+        body: dict[str, object] = {
             "status": "ok" if good else "failing",
             "version": self.version,
             "checks": checks,

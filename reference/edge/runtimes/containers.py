@@ -58,6 +58,10 @@ class ContainerStore:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def was_run(self, container_id: str) -> bool:
+        """Whether a start was tried in this boot."""
+        return (self._run / container_id / "lock").exists()
+
     def exists(self, container_id: str) -> bool:
         """Whether it is there."""
         return _ID.fullmatch(container_id) is not None and (self._durable / container_id).is_dir()

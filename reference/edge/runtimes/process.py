@@ -115,17 +115,30 @@ class ProcessRuntime:
     async def stop(self, container_id: str, grace_ms: int) -> None:
         """See the port. Also ends what the workload forked away. One that is not there is stopped."""
         with _failures(f"stop {container_id}"):
-            lives = self._containers.lives(container_id)
-            if lives is not None:
-                with Handle(lives.workload) as workload:
-                    workload.send(signal.SIGTERM)
-                    if not await workload.ended(grace_ms / 1000):
-                        workload.send(signal.SIGKILL)
-                        await workload.ended(_END_S)
-                with Handle(lives.shim) as shim:  # it writes the exit code and kills leftovers
-                    if not await shim.ended(_END_S):
-                        shim.send(signal.SIGKILL)
-            await self._kill_marked(container_id)
+            for _ in range(round(_END_S / 0.002)):
+                await self._end(container_id, grace_ms)
+                if not self._containers.was_run(container_id):
+                    return
+                with _locked(self._containers.run_dir(container_id) / "lock") as lock:
+                    if lock is not None:
+                        return
+                await asyncio.sleep(
+                    0.002
+                )  # a shim has only just been spawned: let it come far enough to be ended
+        raise EngineError(f"{container_id} cannot be stopped: something holds its lock", todo="See its shim.")
+
+    async def _end(self, container_id: str, grace_ms: int) -> None:
+        lives = self._containers.lives(container_id)
+        if lives is not None:
+            with Handle(lives.workload) as workload:
+                workload.send(signal.SIGTERM)
+                if not await workload.ended(grace_ms / 1000):
+                    workload.send(signal.SIGKILL)
+                    await workload.ended(_END_S)
+            with Handle(lives.shim) as shim:  # it writes the exit code and kills leftovers
+                if not await shim.ended(_END_S):
+                    shim.send(signal.SIGKILL)
+        await self._kill_marked(container_id)
 
     async def remove(self, container_id: str) -> None:
         """See the port."""
@@ -175,7 +188,9 @@ class ProcessRuntime:
         for _ in range(50):
             facts, lives = self._containers.facts(container_id, spec), self._containers.lives(container_id)
             ended = facts.state is ContainerState.EXITED and facts.exit_code is None
-            if not ended or lives is None or not lives.shim.alive:
+            if not ended:
+                return facts
+            if lives is None or not lives.shim.alive:
                 break
             await asyncio.sleep(0.002)
         return self._containers.facts(container_id, spec)

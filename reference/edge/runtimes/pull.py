@@ -24,7 +24,7 @@ from reference.core.errors import DeviceError, ImageError, Reason, RegistryError
 from reference.core.model import Image
 from reference.edge.runtimes.base import OnProgress, PullProgress
 from reference.edge.runtimes.images import ImageFacts, ImageStore
-from reference.edge.runtimes.unpack import Layer, UnpackCancelledError, UnpackLimits, unpack
+from reference.edge.runtimes.unpack import Layer, UnpackLimits, unpack
 from reference.oci import manifests
 from reference.oci.digests import sha256_of, sha256_of_file
 from reference.oci.references import is_host, is_name
@@ -181,8 +181,8 @@ class Puller:
         except asyncio.CancelledError:
             cancelled.set()  # the thread ends at its next block; it must not write below the next pull
             await asyncio.wait([task], timeout=5)
-            if task.done() and not isinstance(task.exception(), UnpackCancelledError | None):
-                pass  # its failure is of no interest any more; asking for it silences the loop
+            if task.done():
+                task.exception()  # of no interest any more; asking for it keeps the loop quiet
             raise
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -216,7 +216,7 @@ def _folder(root: Path, parts: tuple[str, ...], made: set[Path], budget: _Budget
         step = _resolved(root, folder / part)
         if not step.exists():
             budget.entry(0)
-            step.mkdir()
+            step.mkdir(parents=True)  # a link may have led several folders down
             made.add(step)
         elif not step.is_dir():
             raise ImageError(f"an entry lies below {'/'.join(parts)!r}, which is not a folder")

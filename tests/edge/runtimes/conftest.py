@@ -62,6 +62,10 @@ class ProcessBench:
                         found.append(int(entry.name))
         return found
 
+    def workloads(self) -> list[int]:
+        """Those of them that run an image's program."""
+        return [pid for pid in self.processes() if b"main.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
     def kill_all(self) -> None:
         while found := self.processes():
             for pid in found:

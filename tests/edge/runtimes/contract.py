@@ -30,8 +30,10 @@ QUITS = b"import sys\nsys.exit(7)\n"
 class Bench(Protocol):
     """A runtime under test, and what it stands on."""
 
-    runtime: Runtime
     folder: Path
+
+    @property
+    def runtime(self) -> Runtime: ...
 
     def publish(self, program: bytes, version: str = "1") -> Image: ...
 

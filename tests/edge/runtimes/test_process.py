@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from reference.core.errors import EngineError, ImageError, Reason
 from reference.core.model import ContainerState, ImageState
+from reference.edge.runtimes.base import ContainerSpec
 from reference.edge.runtimes.procfs import Life, life_of
 from tests.edge.runtimes.conftest import ProcessBench
 from tests.edge.runtimes.contract import (
@@ -27,7 +27,7 @@ from tests.edge.runtimes.contract import (
     until,
     until_state,
 )
-from tests.edge.runtimes.registry import build
+from tests.edge.runtimes.registry import LayerSource, build
 
 DOUBLE_FORK = b"""
 import os, time
@@ -66,8 +66,7 @@ async def test_two_starts_at_once_run_one(bench: ProcessBench) -> None:
     name = await made(bench)
     other = bench.open()
     await asyncio.gather(bench.runtime.start(name), other.start(name), bench.runtime.start(name))
-    workloads = [pid for pid in bench.processes() if b"main.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert workloads == [state_of(bench, name)["pid"]]
+    assert bench.workloads() == [state_of(bench, name)["pid"]]
 
 
 async def test_it_outlives_the_process_that_started_it(bench: ProcessBench) -> None:
@@ -78,8 +77,11 @@ async def test_it_outlives_the_process_that_started_it(bench: ProcessBench) -> N
         "runtime = ProcessRuntime(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "asyncio.run(runtime.start(sys.argv[3])); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    agent = subprocess.run(
-        [sys.executable, "-c", code, str(bench.state_dir), str(bench.run_dir), name], check=False, timeout=20
+    agent = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", code, str(bench.state_dir), str(bench.run_dir), name],
+        check=False,
+        timeout=20,
     )
     assert agent.returncode == -signal.SIGKILL
     assert (await one(bench.runtime)).state is ContainerState.RUNNING
@@ -131,7 +133,7 @@ async def test_a_double_forked_child_ends_with_its_workload(bench: ProcessBench)
 
 
 async def test_a_zombie_does_not_run() -> None:
-    child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)  # noqa: ASYNC220
     life = life_of(child.pid)
     assert life is not None
     assert life.alive
@@ -157,17 +159,12 @@ async def test_a_refused_start_leaves_no_marker(bench: ProcessBench) -> None:
 async def test_a_workload_that_cannot_be_executed_is_refused(bench: ProcessBench) -> None:
     image = bench.image(build([{"app/main.py": SLEEPER}], env=["HUGE=" + "x" * 200_000]))
     await bench.runtime.pull(image, ignore)
-    name = await made(bench, generation=2)
-    spec = bench.state_dir / "containers"
-    from reference.edge.runtimes.base import ContainerSpec
-
     huge = await bench.runtime.create(ContainerSpec(3, image))
     with pytest.raises(EngineError) as caught:
         await bench.runtime.start(huge)
     assert caught.value.reason is Reason.START_REFUSED
     assert "too long" in str(caught.value)
-    assert not next(c for c in (await bench.runtime.observe()).containers if c.id == huge).started_this_boot
-    assert sorted(p.name for p in spec.iterdir()) == sorted([name, huge])
+    assert not (await one(bench.runtime)).started_this_boot
 
 
 async def test_a_cancelled_start_is_continued(bench: ProcessBench) -> None:
@@ -178,8 +175,17 @@ async def test_a_cancelled_start_is_continued(bench: ProcessBench) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     await bench.runtime.start(name)
-    workloads = [pid for pid in bench.processes() if b"main.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    assert workloads == [state_of(bench, name)["pid"]]
+    assert bench.workloads() == [state_of(bench, name)["pid"]]
+
+
+async def test_what_a_dead_agent_had_only_just_spawned_is_stopped_too(bench: ProcessBench) -> None:
+    name = await made(bench)
+    task = asyncio.create_task(bench.runtime.start(name))
+    await until((bench.run_dir / "containers" / name / "launch.json").exists)
+    task.cancel()
+    await asyncio.wait([task])
+    await (await bench.again()).stop(name, 1000)
+    assert bench.processes() == []
 
 
 async def test_another_kernel_boot_empties_the_run_folder(bench: ProcessBench) -> None:
@@ -233,7 +239,7 @@ async def test_only_python_programs_are_taken(bench: ProcessBench) -> None:
 
 
 async def test_layers_that_another_image_stands_on_stay(bench: ProcessBench) -> None:
-    base = {"app/base.py": b"base"}
+    base: LayerSource = {"app/base.py": b"base"}
     one_, two = (bench.image(build([base, {"app/main.py": text}])) for text in (b"1", b"2"))
     await bench.runtime.pull(one_, ignore)
     await bench.runtime.pull(two, ignore)

@@ -10,7 +10,8 @@ import pytest
 
 from reference.core.errors import BlackstartError, DeviceError, ImageError, Reason
 from reference.core.model import Image, ImageState
-from reference.edge.runtimes.pull import PullLimits
+from reference.edge.runtimes.process import ProcessRuntime
+from reference.edge.runtimes.pull import Access, PullLimits
 from reference.edge.runtimes.unpack import UnpackLimits
 from tests.edge.runtimes.conftest import ProcessBench
 from tests.edge.runtimes.contract import SLEEPER, ignore
@@ -66,7 +67,7 @@ async def test_a_registry_that_is_not_there(bench: ProcessBench) -> None:
 
 async def test_without_tls_only_where_it_is_allowed(bench: ProcessBench) -> None:
     image = bench.publish(SLEEPER)
-    bench.runtime = type(bench.runtime)(bench.state_dir, bench.run_dir)
+    bench.runtime = ProcessRuntime(bench.state_dir, bench.run_dir, limits=PullLimits(connect_ms=300))
     assert (await refused(bench, image)).reason is Reason.REGISTRY_UNREACHABLE
     assert bench.registry.asked == []
 
@@ -90,9 +91,6 @@ async def test_credentials_do_not_follow_a_redirect_to_another_host(bench: Proce
         bench.registry.faults[built.layers[0]] = f"to:http://{other.address}/v2/opc/blobs/"
         assert (await refused(bench, image)).reason is Reason.REGISTRY_ERROR, "no TLS there"
         assert other.asked == []
-        from reference.edge.runtimes.process import ProcessRuntime
-        from reference.edge.runtimes.pull import Access
-
         access = Access(bench.login, frozenset({bench.registry.address, other.address}))
         bench.runtime = ProcessRuntime(bench.state_dir, bench.run_dir, access)
         await bench.runtime.pull(image, ignore)

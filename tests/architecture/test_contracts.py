@@ -1,0 +1,123 @@
+"""The import contracts forbid what the table in CONTRIBUTING.md forbids, and nothing else.
+
+They are run over a skeleton of the project, packages without content, in which the imports in question stand.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.source import ROOT
+
+PACKAGES = (
+    "core", "protocol", "oci", "pki", "support", "edge", "service", "broker", "registry", "client", "demo", "cli",
+)  # fmt: skip
+MODULES = {"core": ("errors", "model")}
+
+ALLOWED = {
+    "protocol": ("core.model",),
+    "oci": ("core.errors",),
+    "pki": ("core.errors",),
+    "support": ("core.errors",),
+    "edge": ("core.model", "protocol", "oci", "pki", "support"),
+    "service": ("core.model", "protocol", "oci", "pki", "support"),
+    "broker": ("core.errors", "protocol", "pki", "support"),
+    "registry": ("core.errors", "oci", "support"),
+    "client": ("core.errors", "support"),
+    "stack": ("core.model", "edge", "service", "broker", "registry", "client"),
+    "demo": ("stack", "edge", "core.model"),
+    "cli": ("demo", "stack", "service"),
+}
+FORBIDDEN = {
+    "core": ("protocol", "oci", "pki", "support", "edge", "service"),
+    "protocol": ("oci", "pki", "support", "edge"),
+    "oci": ("core.model", "protocol", "pki", "support"),
+    "pki": ("core.model", "protocol", "oci", "support"),
+    "support": ("core.model", "protocol", "oci", "pki"),
+    "edge": ("service", "broker", "registry", "client", "stack", "cli"),
+    "service": ("edge", "broker", "registry", "client", "stack", "cli"),
+    "broker": ("core.model", "oci", "edge", "service"),
+    "registry": ("core.model", "protocol", "pki", "edge"),
+    "client": ("core.model", "protocol", "oci", "pki", "edge"),
+    "stack": ("demo", "cli"),
+    "demo": ("cli",),
+}
+OUTSIDE = {
+    "core": "tests",
+    "edge": "pytest",
+    "service": "amqtt",
+    "client": "fastapi",
+    "support": "blackstart",
+}
+
+
+def skeleton(root: Path, edges: Iterable[tuple[str, str]]) -> None:
+    """A project without content, with these imports in it: each in a module of its own, where there is room."""
+    for package in PACKAGES:
+        folder = root / "reference" / package
+        folder.mkdir(parents=True)
+        for module in ("__init__", *MODULES.get(package, ())):
+            (folder / f"{module}.py").touch()
+    (root / "reference/__init__.py").touch()
+    (root / "reference/stack.py").touch()
+    (root / "blackstart").mkdir()
+    (root / "blackstart/__init__.py").touch()
+    shutil.copy(ROOT / "pyproject.toml", root)
+    for number, (importer, imported) in enumerate(edges):
+        module = root / "reference" / importer
+        module = module / f"part{number}.py" if module.is_dir() else module.with_suffix(".py")
+        with module.open("a") as file:
+            file.write(f"import {imported}\n")
+
+
+def lint(root: Path) -> subprocess.CompletedProcess[str]:
+    """import-linter over it, as `make lint` runs it."""
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "--no-cache", "--no-logo"],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root), "COLUMNS": "200"},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+def test_what_the_table_allows_passes(tmp_path: Path) -> None:
+    skeleton(tmp_path, ((a, f"reference.{b}") for a, imported in ALLOWED.items() for b in imported))
+    done = lint(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("importer", FORBIDDEN)
+def test_what_the_table_forbids_is_found(tmp_path: Path, importer: str) -> None:
+    # One importer at a time: import-linter names each broken pair of packages, whatever else is broken.
+    edges = [(importer, f"reference.{imported}") for imported in FORBIDDEN[importer]]
+    skeleton(tmp_path, edges)
+    done = lint(tmp_path)
+    assert done.returncode == 1, done.stderr
+    said = " ".join(done.stdout.split())
+    missed = [imported for _, imported in edges if f"-> {imported} (l." not in said]
+    assert not missed, f"{importer} may import {missed}:\n{done.stdout}"
+
+
+def test_what_has_no_business_there_is_found(tmp_path: Path) -> None:
+    skeleton(tmp_path, OUTSIDE.items())
+    done = lint(tmp_path)
+    assert done.returncode == 1, done.stderr
+    missed = [imported for imported in OUTSIDE.values() if f"-> {imported} (l." not in done.stdout]
+    assert not missed, done.stdout
+
+
+def test_a_new_folder_has_to_take_its_place(tmp_path: Path) -> None:
+    skeleton(tmp_path, ())
+    assert lint(tmp_path).returncode == 0
+    (tmp_path / "reference/attic").mkdir()
+    (tmp_path / "reference/attic/__init__.py").touch()
+    done = lint(tmp_path)
+    assert done.returncode == 1
+    assert "attic" in done.stdout

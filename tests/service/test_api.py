@@ -1,0 +1,337 @@
+"""The API: who may, what comes back, and that every error is a problem with a reason."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+
+from reference.core.errors import InputError
+from reference.core.job import JobStatus
+from reference.service import auth
+from reference.service.auth import ROLES, DevelopmentIssuer, Role
+from tests.service.harness import DIGEST, Device, FakeLink, Service, running
+
+VERSION: dict[str, object] = {"version": "2.0", "repository": "localhost:5000/opc", "digest": DIGEST}
+
+
+def problem(answer: httpx.Response, status: int, reason: str) -> dict[str, Any]:
+    """The problem that an answer is; and that it is one by the rules."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == status
+    assert body["reason"] == reason
+    assert body["type"] == f"urn:blackstart:problem:{reason}"
+    assert all(isinstance(body[name], str) and body[name] for name in ("title", "detail", "instance"))
+    assert "Traceback" not in answer.text
+    return body
+
+
+# ---- who may
+
+BODIES: dict[tuple[str, str], object] = {
+    ("POST", "/api/v1/clients"): {"clientId": "press-9"},
+    ("POST", "/api/v1/clients/{client_id}/update"): {"targetVersion": "2.0"},
+    ("POST", "/api/v1/versions"): VERSION | {"version": "3.0"},
+}
+EXPECTED = {
+    ("GET", "/api/v1/clients"): "AEOV",
+    ("POST", "/api/v1/clients"): "A",
+    ("GET", "/api/v1/clients/{client_id}"): "AEOV",
+    ("POST", "/api/v1/clients/{client_id}/update"): "A",
+    ("GET", "/api/v1/versions"): "AEOV",
+    ("POST", "/api/v1/versions"): "AE",
+    ("GET", "/api/v1/jobs"): "AEOV",
+    ("GET", "/api/v1/jobs/{job_id}"): "AEOV",
+    ("POST", "/api/v1/jobs/{job_id}/cancel"): "A",
+}
+
+
+def test_the_expectation_covers_the_whole_table() -> None:
+    assert set(EXPECTED) == set(ROLES)
+
+
+async def test_every_route_is_in_the_table(service: Service) -> None:
+    paths = (await service.http.get("/api/v1/openapi.json")).json()["paths"]
+    found = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    public = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
+    assert found == set(ROLES) | public
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_route_by_role(service: Service, role: Role) -> None:
+    await service.prepare()
+    for (method, route), allowed in EXPECTED.items():
+        path = route.replace("{client_id}", "press-1").replace("{job_id}", "none")
+        headers = service.headers(role)
+        answer = await service.http.request(method, path, json=BODIES.get((method, route)), headers=headers)
+        if role.value[0] in allowed:
+            assert answer.status_code in (200, 201, 202, 404), (method, route, answer.text)
+            assert answer.status_code != 404 or "{job_id}" in route
+        else:
+            problem(answer, 403, "forbidden")
+
+
+async def _ask_all(service: Service, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    for method, route in ROLES:
+        # The body is broken on purpose: who is not known learns nothing about it.
+        answer = await service.http.request(method, route, content=b"{", headers=headers)
+        problem(answer, 401, "unauthenticated")
+        assert answer.headers["www-authenticate"].startswith("Bearer ")
+
+
+async def test_without_a_good_token_nothing_is_answered(service: Service) -> None:
+    key, now = service.issuer._key, int(time.time())
+    kid = {"kid": service.issuer.key_id}
+    good: dict[str, object] = {"iss": service.issuer.issuer, "aud": auth.AUDIENCE, "iat": now, "exp": now + 60, "sub": "s",
+            "tenant": "acme", "role": "Administrator"}  # fmt: skip
+    signed = jwt.encode(good, key, "ES256", kid)
+    header, body, signature = signed.split(".")
+    none = jwt.encode(good, "", "none", kid)
+    other_key = generate_private_key(SECP256R1())
+    bad: list[str | None] = [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic YTpi",
+        "Bearer x",
+        "Bearer a.b.c",
+        f"Token {signed}",
+    ]
+    tokens = [
+        none,
+        f"{none.split('.')[0]}.{body}.{signature}",
+        f"{header}.{body}.",
+        jwt.encode(good, "s" * 32, "HS256", kid),
+        jwt.encode(good, other_key, "ES256", kid),
+        jwt.encode(good, key, "ES256"),
+        jwt.encode(good, key, "ES256", {"kid": "another"}),
+    ]
+    wrong: list[dict[str, object]] = [{"exp": now - 60}, {"aud": "another-api"}, {"iss": "another"}, {"tenant": "a/b"}, {"tenant": 5},
+             {"role": "Root"}, {"role": None}, {"sub": None}, {"exp": "soon"}, {"iat": now + 3600}]  # fmt: skip
+    tokens += [jwt.encode(good | change, key, "ES256", kid) for change in wrong]
+    tokens += [jwt.encode({k: v for k, v in good.items() if k != name}, key, "ES256", kid) for name in good]
+    for authorization in [*bad, *(f"Bearer {token}" for token in tokens)]:
+        await _ask_all(service, authorization)
+    assert (
+        await service.http.get("/api/v1/jobs", headers={"Authorization": f"bearer {signed}"})
+    ).status_code == 200
+
+
+async def test_another_tenants_things_are_not_there(service: Service, device: Device) -> None:
+    await service.prepare()
+    job = await service.order()
+    for path in ("/api/v1/clients/press-1", f"/api/v1/jobs/{job}"):
+        foreign = problem(await service.get(path, tenant="other"), 404, "not_found")
+        absent = problem(await service.get(path[:-1] + "x", tenant="other"), 404, "not_found")
+        assert foreign["detail"].replace(path.split("/")[-1], "?") == absent["detail"].replace(
+            path.split("/")[-1][:-1] + "x", "?"
+        )
+    problem(
+        await service.post("/api/v1/clients/press-1/update", {"targetVersion": "2.0"}, tenant="other"),
+        404,
+        "not_found",
+    )
+    problem(await service.post(f"/api/v1/jobs/{job}/cancel", tenant="other"), 404, "not_found")
+    for path in ("clients", "versions", "jobs"):
+        assert (await service.get(f"/api/v1/{path}", tenant="other")).json()["items"] == []
+    # The same names in another tenant are other things.
+    await service.prepare(tenant="other")
+    assert (await service.get("/api/v1/clients", tenant="other")).json()["items"][0]["clientId"] == "press-1"
+
+
+def test_tokens_from_the_data_folder(tmp_path: Path) -> None:
+    token = auth.issue_token(tmp_path, "acme", "Viewer", subject="me")
+    caller = auth.authenticate(f"Bearer {token}", DevelopmentIssuer.open(tmp_path))
+    assert (caller.subject, caller.tenant, caller.role) == ("me", "acme", Role.VIEWER)
+    assert (tmp_path / auth.KEY_FILE).stat().st_mode & 0o777 == 0o600
+    for tenant, role, subject in (("a.b", "Viewer", "me"), ("acme", "Root", "me"), ("acme", "Viewer", "")):
+        with pytest.raises(InputError):
+            auth.issue_token(tmp_path, tenant, role, subject)
+    (tmp_path / auth.KEY_FILE).write_text("noise")
+    with pytest.raises(InputError, match="P-256"):
+        auth.issue_token(tmp_path, "acme", "Viewer")
+
+
+# ---- what comes back
+
+
+async def test_an_order_is_taken(service: Service) -> None:
+    await service.prepare()
+    answer = await service.post("/api/v1/clients/press-1/update", {"targetVersion": "2.0"})
+    assert answer.status_code == 202
+    assert list(answer.json()) == ["jobId"]
+    assert answer.headers["location"] == f"/api/v1/jobs/{answer.json()['jobId']}"
+    job = (await service.get(answer.headers["location"])).json()
+    assert (job["status"], job["targetVersion"], job["digest"], job["generation"]) == (
+        "QUEUED",
+        "2.0",
+        DIGEST,
+        1,
+    )
+    assert (job["outcome"], job["reason"], job["rolledBack"], job["downtimeMs"]) == (None, None, False, None)
+    assert job["createdAt"].endswith("Z")
+
+
+async def test_one_open_job_at_a_time(service: Service) -> None:
+    await service.prepare()
+    job = await service.order()
+    answer = await service.post("/api/v1/clients/press-1/update", {"targetVersion": "2.0"})
+    body = problem(answer, 409, "conflict")
+    assert body["jobId"] == job
+    assert job in body["detail"]
+
+
+async def test_things_are_registered_once(service: Service) -> None:
+    await service.prepare()
+    assert (await service.post("/api/v1/clients", {"clientId": "press-1"})).status_code == 200
+    assert (await service.post("/api/v1/versions", VERSION)).status_code == 200
+    changed = VERSION | {"digest": "sha256:" + "00" * 32}
+    problem(await service.post("/api/v1/versions", changed), 409, "conflict")
+    own = VERSION | {"version": "3.0", "health": {"windowMs": 5, "probe": "/alive"}}
+    made = (await service.post("/api/v1/versions", own)).json()
+    assert made["health"] == {
+        "probe": "/alive",
+        "startPeriodMs": 10_000,
+        "windowMs": 5,
+        "stableForMs": 10_000,
+    }
+
+
+async def test_lists(service: Service) -> None:
+    for number in range(5):
+        await service.post("/api/v1/clients", {"clientId": f"press-{number}"})
+    await service.add_version()
+    jobs = [await service.order(client=f"press-{number}") for number in range(3)]
+    first = (await service.http.get("/api/v1/clients?limit=3", headers=service.headers())).json()
+    assert [c["clientId"] for c in first["items"]] == ["press-0", "press-1", "press-2"]
+    rest = (
+        await service.http.get(f"/api/v1/clients?after={first['nextAfter']}", headers=service.headers())
+    ).json()
+    assert ([c["clientId"] for c in rest["items"]], rest["nextAfter"]) == (["press-3", "press-4"], None)
+    assert {j["jobId"] for j in (await service.get("/api/v1/jobs")).json()["items"]} == set(jobs)
+    for query, count in (
+        ("client=press-1", 1),
+        ("status=QUEUED", 3),
+        ("status=FAILED", 0),
+        ("limit=2", 2),
+        ("client=x", 0),
+    ):
+        assert len((await service.get(f"/api/v1/jobs?{query}")).json()["items"]) == count, query
+    for query in ("status=queued", "limit=0", "limit=1001", "limit=x"):
+        problem(await service.get(f"/api/v1/jobs?{query}"), 422, "invalid_input")
+
+
+# ---- what is wrong
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("clients/press-1/update", body) for body in (
+        b"", b"{", b"[]", b"null", b'"2.0"', b"{}", b'{"targetVersion": 2}', b'{"targetVersion": ""}',
+        b'{"targetVersion": "none"}', b'{"targetVersion": "2.0", "force": true}', b'{"targetversion": "2.0"}',
+        b"\xff\xfe", b"[" * 20_000, b'{"targetVersion": "a\\u0000b"}', b'{"targetVersion": NaN}')]
+    + [("clients", body) for body in (b'{"clientId": "a/b"}', b'{"clientId": "#"}', b'{"clientId": ""}')]
+    + [("versions", body) for body in (
+        b'{"version": "1", "repository": "r/x", "digest": "latest"}', b'{"version": "1", "repository": "r", "digest": ""}',
+        b'{"version": "1 2", "repository": "r/x", "digest": "sha256:' + b"0" * 64 + b'"}')],
+)  # fmt: skip
+async def test_bad_bodies(service: Service, path: str, body: bytes) -> None:
+    await service.prepare()
+    headers = service.headers() | {"Content-Type": "application/json"}
+    problem(await service.http.post(f"/api/v1/{path}", content=body, headers=headers), 422, "invalid_input")
+    assert (await service.get("/api/v1/jobs")).json()["items"] == []
+
+
+async def test_an_unknown_version_is_named(service: Service) -> None:
+    await service.prepare()
+    answer = await service.post("/api/v1/clients/press-1/update", {"targetVersion": "9.9"})
+    assert "9.9" in problem(answer, 422, "invalid_input")["detail"]
+
+
+@pytest.mark.parametrize("client", ["press-2", "%2e%2e", "a%2Fb", "%00", "x" * 500, "é"])
+async def test_an_unknown_client(service: Service, client: str) -> None:
+    await service.prepare()
+    problem(
+        await service.post(f"/api/v1/clients/{client}/update", {"targetVersion": "2.0"}), 404, "not_found"
+    )
+
+
+async def test_what_the_framework_refuses_is_a_problem_too(service: Service) -> None:
+    problem(await service.get("/api/v1/nothing"), 404, "not_found")
+    problem(await service.get("/"), 404, "not_found")
+    wrong = await service.http.delete("/api/v1/clients", headers=service.headers())
+    problem(wrong, 405, "invalid_input")
+    assert "GET" in wrong.headers["allow"]
+
+
+async def test_a_large_body_is_refused_before_it_is_read(service: Service) -> None:
+    async def endless() -> Any:
+        while True:
+            yield b" " * 10_000
+
+    problem(
+        await service.http.post("/api/v1/clients", content=b" " * 65_537, headers=service.headers()),
+        413,
+        "invalid_input",
+    )
+    problem(
+        await service.http.post("/api/v1/clients", content=endless(), headers=service.headers()),
+        413,
+        "invalid_input",
+    )
+
+
+async def test_a_defect_is_a_problem_without_a_traceback(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr("reference.service.records.list_jobs", broken)
+    answer = await service.get("/api/v1/jobs")
+    problem(answer, 500, "unavailable")
+    assert "secret" not in answer.text
+
+
+async def test_a_database_that_is_gone(service: Service) -> None:
+    await service.prepare()
+    await service.store.close()
+    answer = await service.post("/api/v1/clients/press-1/update", {"targetVersion": "2.0"})
+    assert "service.db" not in problem(answer, 503, "unavailable")["detail"]
+    assert answer.headers["retry-after"] == "1"
+    body = problem(await service.http.get("/readyz"), 503, "unavailable")
+    assert body["checks"]["broker"] == "ok"
+    assert body["checks"]["database"] != "ok"
+
+
+# ---- watching
+
+
+async def test_health_readiness_metrics(tmp_path: Path) -> None:
+    async with running(tmp_path, FakeLink(connected=False)) as service:
+        assert (await service.http.get("/healthz")).json()["status"] == "ok"
+        body = problem(await service.http.get("/readyz"), 503, "unavailable")
+        assert body["checks"] == {"database": "ok", "broker": "not connected"}
+        service.link.connect()
+        assert (await service.http.get("/readyz")).json()["status"] == "ready"
+        await service.prepare()
+        job, device = await service.order(), Device(service.link)
+        await device.birth()
+        await device.tell(device.report(job, 1, JobStatus.IN_PROGRESS))
+        await device.tell(device.report(job, 1, JobStatus.FAILED))
+        text = (await service.http.get("/metrics")).text
+        assert (
+            'blackstart_http_requests_total{method="POST",route="/api/v1/clients",status="201"} 1.0' in text
+        )
+        assert 'blackstart_jobs_ended_total{outcome="",reason="",status="FAILED"} 1.0' in text
+        assert "blackstart_command_accepted_seconds_count 1.0" in text
+        assert "blackstart_broker_connected 1.0" in text
