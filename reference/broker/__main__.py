@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run until told to end; the exit code."""
     args = _arguments(argv)
     configure("broker", args.log_level)
-    logging.getLogger("amqtt").setLevel(logging.ERROR)  # it warns of each refusal that we have logged with its reason
+    logging.getLogger("amqtt").setLevel(
+        logging.ERROR
+    )  # it warns of each refusal that we have logged with its reason
     try:
         asyncio.run(_serve(args))
     except BlackstartError as error:

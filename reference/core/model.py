@@ -206,9 +206,10 @@ class World:
     """Process scope: how long the client was last seen without a healthy process; None if that is not known."""
 
     def pick(self, container_id: str | None, generation: int, digest: str) -> Container | None:
-        """The journaled container; without it (removed and made again) one with that label and image."""
-        alike = (c for c in self.containers if c.generation == generation and c.image.digest == digest)
-        return next((c for c in self.containers if c.id == container_id), next(alike, None))
+        """The journaled container of that image; without it (removed and made again) one with that label."""
+        of_image = [c for c in self.containers if c.image.digest == digest]
+        alike = (c for c in of_image if c.generation == generation)
+        return next((c for c in of_image if c.id == container_id), next(alike, None))
 
     def find(self, installed: Installed | None) -> Container | None:
         """The container of an installed version."""

@@ -342,8 +342,7 @@ def _wanted(record: UpdateRecord, world: World, limits: Limits) -> Installed | N
 
 def _bring_up(installed: Installed, container: Container | None, world: World, limits: Limits) -> Step:
     image = world.images.get(installed.image.digest)
-    needed = container is None or _refused(world)  # No network for what may start without it.
-    if image is ImageState.BROKEN or (image is None and needed):
+    if image is ImageState.BROKEN or (image is None and (container is None or _refused(world))):
         return Pull(installed.image)
     if container is None:
         return Create(installed.image, installed.generation)

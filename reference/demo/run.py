@@ -126,7 +126,7 @@ async def _set_up(stack: Stack, stories: Sequence[Story], say: Say, api: httpx.A
         await stack.publish(version, defect or None, registry)
     say("set-up", f"installing {OLD} on {len(stories)} devices")
     devices = [await stack.add_device(story.name, LIMITS) for story in stories]
-    await asyncio.gather(*(_install(stack, device, api) for device in devices))
+    await asyncio.gather(*(install(stack, device, api) for device in devices))
     for name in sorted({s.registry for s in stories} - {"registry"}):
         await stack.stop_part(name)
     return [_bench(stack, device, api, story, say) for story, device in zip(stories, devices, strict=True)]
@@ -138,7 +138,7 @@ def _bench(stack: Stack, device: Device, api: httpx.AsyncClient, story: Story, s
     return bench
 
 
-async def _install(stack: Stack, device: Device, api: httpx.AsyncClient) -> None:
+async def install(stack: Stack, device: Device, api: httpx.AsyncClient) -> None:
     """The first install, by the same path as every update."""
     await stack.start_agent(device)
     answer = await api.post(f"/api/v1/clients/{device.client_id}/update", json={"targetVersion": OLD})

@@ -95,7 +95,7 @@ def _of_ours(request: Request, error: Exception) -> JSONResponse:
 def _of_validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = [
-        {"where": ".".join(str(part) for part in one["loc"])[:200], "what": str(one["msg"])[:200]}
+        {"where": _plain(".".join(str(part) for part in one["loc"])), "what": _plain(str(one["msg"]))}
         for one in error.errors()[:20]
     ]
     detail = "; ".join(f"{one['where']}: {one['what']}" for one in found[:3])
@@ -104,9 +104,16 @@ def _of_validation(request: Request, error: Exception) -> JSONResponse:
 
 def _of_framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    reason = _REASON.get(error.status_code, Reason.INVALID_INPUT)
+    # The framework says 400 for some bodies that it cannot parse and 422 for others: here they are one.
+    status = 422 if error.status_code == 400 else error.status_code
+    reason = _REASON.get(status, Reason.INVALID_INPUT)
     detail = {
         404: f"There is nothing at {request.url.path[:200]}.",
         405: f"{request.method} is not possible here.",
     }.get(error.status_code, str(error.detail))
-    return problem(error.status_code, reason, detail, request.url.path, headers=error.headers)
+    return problem(status, reason, detail, request.url.path, headers=error.headers)
+
+
+def _plain(text: str) -> str:
+    """A caller's words, short, and without what JSON lets through and UTF-8 does not (lone surrogates)."""
+    return text[:200].encode(errors="replace").decode()

@@ -85,7 +85,8 @@ def test_unsteady_is_good_for_too_short_after_long_enough() -> None:
 
 def test_a_container_is_known_by_id_then_by_label_and_image() -> None:
     world = World("b", (LIVE,))
-    assert world.pick("c1", 9, "other") is LIVE
+    assert world.pick("c1", 9, V1) is LIVE
+    assert world.pick("c1", 1, "other") is None
     assert world.pick("gone", 1, V1) is LIVE
     assert world.pick(None, 2, V1) is None
     assert world.find(None) is None

@@ -183,7 +183,8 @@ class Service:
 
     async def job_becomes(self, job_id: str, status: JobStatus) -> dict[str, Any]:
         async with asyncio.timeout(PATIENCE_S):
-            while (found := await self.job(job_id))["status"] != status.value:
+            # The API is polled, as callers do.
+            while (found := await self.job(job_id))["status"] != status.value:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         return found
 

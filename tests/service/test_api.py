@@ -238,7 +238,8 @@ async def test_lists(service: Service) -> None:
     [("clients/press-1/update", body) for body in (
         b"", b"{", b"[]", b"null", b'"2.0"', b"{}", b'{"targetVersion": 2}', b'{"targetVersion": ""}',
         b'{"targetVersion": "none"}', b'{"targetVersion": "2.0", "force": true}', b'{"targetversion": "2.0"}',
-        b"\xff\xfe", b"[" * 20_000, b'{"targetVersion": "a\\u0000b"}', b'{"targetVersion": NaN}')]
+        b"\xff\xfe", b"[" * 20_000, b'{"targetVersion": "a\\u0000b"}', b'{"targetVersion": NaN}',
+        b'{"targetVersion": "\\ud800"}', b'{"\\ud800": 1}')]
     + [("clients", body) for body in (b'{"clientId": "a/b"}', b'{"clientId": "#"}', b'{"clientId": ""}')]
     + [("versions", body) for body in (
         b'{"version": "1", "repository": "r/x", "digest": "latest"}', b'{"version": "1", "repository": "r", "digest": ""}',

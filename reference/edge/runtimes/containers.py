@@ -35,6 +35,8 @@ class Lives:
 
     workload: Life
     shim: Life
+    executed: bool
+    """The workload's program was executed; before that a start may still turn out to be refused."""
 
 
 class ContainerStore:
@@ -131,7 +133,8 @@ class ContainerStore:
         if state is None:
             return None
         try:
-            return Lives(Life(state["pid"], state["start"]), Life(state["shim_pid"], state["shim_start"]))
+            workload, shim = Life(state["pid"], state["start"]), Life(state["shim_pid"], state["shim_start"])
+            return Lives(workload, shim, "executed" in state)
         except KeyError:
             return None
 

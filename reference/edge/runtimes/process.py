@@ -103,7 +103,7 @@ class ProcessRuntime:
         with _failures(f"start {container_id}"):
             folder = self._containers.run_dir(container_id)
             async with asyncio.timeout(_START_S):
-                while not self._alive(container_id):
+                while not self._executed(container_id):
                     with _locked(folder / "lock") as lock:
                         if lock is not None and not self._alive(container_id):
                             await self._launch(container_id, spec, folder, lock)
@@ -178,6 +178,11 @@ class ProcessRuntime:
 
     async def close(self) -> None:
         """See the port."""
+
+    def _executed(self, container_id: str) -> bool:
+        """Whether it runs for good; without its shim nobody could say any more that its start was refused."""
+        lives = self._containers.lives(container_id)
+        return lives is not None and lives.workload.alive and (lives.executed or not lives.shim.alive)
 
     def _alive(self, container_id: str) -> bool:
         lives = self._containers.lives(container_id)

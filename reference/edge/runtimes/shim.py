@@ -104,6 +104,8 @@ def main() -> None:
     failure = os.read(failure_read, 4096)
     if failure:
         os.unlink(f"{folder}/state.json")  # noqa: PTH108
+    else:
+        put(f"{folder}/state.json", {**state, "executed": 1})
     try:  # noqa: SIM105 - contextlib costs milliseconds
         os.write(ready, failure or b"ok")
     except OSError:
