@@ -91,7 +91,8 @@ class Agent:
     async def outbox_changed(self, timeout_s: float) -> None:
         """Return when there is something new to tell the service, or after `timeout_s`."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._told.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._told.wait()
         self._told.clear()
 
     async def run(self) -> None:

@@ -31,8 +31,9 @@ async def ask(address: str, port: int, path: str, timeout_s: float = PROBE_TIMEO
     finally:
         if writer is not None:
             writer.close()
-            with contextlib.suppress(OSError):
-                await asyncio.wait_for(writer.wait_closed(), 0.1)
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await writer.wait_closed()
 
 
 @dataclass(slots=True)

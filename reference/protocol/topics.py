@@ -1,8 +1,8 @@
 """Where messages go: `tenants/{tenantId}/clients/{clientId}/...`, QoS 1, nothing retained.
 
-A tenant's id holds no dot and both together fit the common name `tenantId.clientId` of a certificate (64 characters:
-ITU-T X.520, ub-common-name), which is the MQTT client id too. Neither can hold a character that MQTT gives a meaning
-(`/`, `+`, `#`, `$`).
+Ids hold no dot, and both together fit the common name `tenantId.clientId` of a certificate (64 characters: ITU-T
+X.520, ub-common-name), which is the MQTT client id too; a UUID fits as a client's. Neither can hold a character that
+MQTT gives a meaning (`/`, `+`, `#`, `$`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from reference.core.errors import InputError
 
-TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,30}$"
-CLIENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"
-TENANT_RULE = "1 to 31 letters, digits, '_' or '-', the first a letter or digit"
-CLIENT_RULE = "1 to 32 letters, digits, '.', '_' or '-', the first a letter or digit"
+TENANT_PATTERN = r"^[a-z0-9][a-z0-9-]{0,26}$"
+CLIENT_PATTERN = r"^[a-z0-9][a-z0-9-]{0,35}$"
+TENANT_RULE = "1 to 27 of a-z, 0-9 and '-', the first no '-'"
+CLIENT_RULE = "1 to 36 of a-z, 0-9 and '-', the first no '-'"
 
 
 class Kind(StrEnum):

@@ -32,8 +32,8 @@ def _make(model: type[_M], **fields: st.SearchStrategy[object]) -> st.SearchStra
 
 DIGEST = "sha256:" + "ab" * 32
 
-tenants = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,30}", fullmatch=True)
-clients = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}", fullmatch=True)
+tenants = st.from_regex(r"[a-z0-9][a-z0-9-]{0,26}", fullmatch=True)
+clients = st.from_regex(r"[a-z0-9][a-z0-9-]{0,35}", fullmatch=True)
 words = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}", fullmatch=True)
 counts = st.integers(0, 2**53 - 1)
 generations = st.integers(1, 2**53 - 1)

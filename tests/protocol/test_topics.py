@@ -11,9 +11,9 @@ from reference.protocol.topics import Kind, Topic
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_there_and_back(kind: Kind) -> None:
-    text = topics.topic("acme", "press.7", kind)
-    assert text == f"tenants/acme/clients/press.7/{kind.value}"
-    assert topics.parse_topic(text) == Topic("acme", "press.7", kind)
+    text = topics.topic("acme", "press-7", kind)
+    assert text == f"tenants/acme/clients/press-7/{kind.value}"
+    assert topics.parse_topic(text) == Topic("acme", "press-7", kind)
 
 
 def test_each_kind_has_its_function() -> None:
@@ -28,21 +28,25 @@ def test_subscriptions_cover_every_kind_once() -> None:
     assert not device & service
 
 
-@pytest.mark.parametrize("tenant", ["", "a.b", "a/b", "+", "#", "$SYS", "a\n", "a" * 32, "é", " a", "-a"])
+@pytest.mark.parametrize(
+    "tenant", ["", "a.b", "a/b", "+", "#", "$SYS", "a\n", "a" * 28, "é", " a", "-a", "A", "a_b"]
+)
 def test_a_tenant_that_cannot_be_one(tenant: str) -> None:
     with pytest.raises(InputError, match="tenant id"):
         topics.birth(tenant, "c")
 
 
-@pytest.mark.parametrize("client", ["", "a/b", "+", "#", "a\n", "a" * 33, "é", ".a", "a b", "a\0"])
+@pytest.mark.parametrize(
+    "client", ["", "a/b", "+", "#", "a\n", "a" * 37, "é", ".a", "a b", "a\0", "a.b", "Press"]
+)
 def test_a_client_that_cannot_be_one(client: str) -> None:
     with pytest.raises(InputError, match="client id"):
         topics.birth("t", client)
 
 
 def test_the_longest_ids_fit_a_common_name() -> None:
-    topics.birth("t" * 31, "c" * 32)
-    assert len(f"{'t' * 31}.{'c' * 32}") == 64
+    topics.birth("t" * 27, "c" * 36)
+    assert len(f"{'t' * 27}.{'c' * 36}") == 64
 
 
 @pytest.mark.parametrize(
