@@ -2,7 +2,7 @@
 
 Every method is idempotent ("already so" is success), may be cancelled at any await, and may be cut at any instant:
 what it leaves behind is continued or repaired by calling it again. Failures are `reference.core.errors` with a reason
-code; nothing else leaves a runtime. One contract suite (tests/edge/runtime_contract.py) runs over every runtime.
+code; nothing else leaves a runtime. One contract suite (tests/edge/runtimes/contract.py) runs over every runtime.
 """
 
 from __future__ import annotations
