@@ -10,7 +10,8 @@ from reference.core.errors import Reason
 from reference.core.invariants import Violation
 from reference.core.model import Outcome, Phase
 from reference.core.steps import Pull, Step
-from tests.core.world import Behaviour, Cut, Driver, ViolatedError, command, device
+from tests.core.engine import Behaviour, Cut, command
+from tests.core.world import Driver, ViolatedError, device
 
 Expected = dict[str, tuple[Outcome, Reason | None]]
 MOST_STEPS = 300

@@ -6,8 +6,9 @@ import pytest
 
 from reference.core.errors import Reason
 from reference.core.model import Outcome, Phase
+from tests.core.engine import LIMITS, Cut
 from tests.core.explore import STORIES, Explorer, Story, ordered
-from tests.core.world import LIMITS, Cut, in_phase
+from tests.core.world import in_phase
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda s: s.name)

@@ -23,7 +23,8 @@ from reference.core.model import (
 )
 from reference.core.steps import Journal, Remove, SetRestartPolicy, Start, Step, Stop, Wait
 from reference.core.update import UpdateRecord, decide
-from tests.core.world import HEALTH, LIMITS, Driver, ModelEngine, ViolatedError, command, image
+from tests.core.engine import HEALTH, LIMITS, ModelEngine, command, image
+from tests.core.world import Driver, ViolatedError
 
 VERSIONS = st.sampled_from(["v1", "v2", "v3"])
 GENERATIONS = st.integers(1, 4)

@@ -13,8 +13,9 @@ from reference.core.job import Job, JobStatus, Report
 from reference.core.limits import DEFAULT_LIMITS, ServiceLimits
 from reference.core.model import Command, Outcome, Phase
 from reference.core.update import UpdateRecord
+from tests.core.engine import Behaviour, command
 from tests.core.explore import ordered
-from tests.core.world import Behaviour, command, device, in_phase
+from tests.core.world import device, in_phase
 
 SERVICE = ServiceLimits(resend_first_ms=100, resend_limit_ms=1000)
 
@@ -122,7 +123,7 @@ def test_an_end_that_is_not_acknowledged_outlives_what_is_remembered_of_ended_jo
     again, verdict = taken(memory, command(1, "v1"))
     assert (again, verdict) == (memory, Verdict.DUPLICATE)
     assert memory.outbox[0].status is JobStatus.CANCELED
-    forgotten, verdict = taken(acknowledged(memory), command(1, "v1"))
+    _, verdict = taken(acknowledged(memory), command(1, "v1"))
     assert verdict is Verdict.REJECTED, "the service has the end, and a terminal status does not change"
 
 

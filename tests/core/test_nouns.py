@@ -15,7 +15,7 @@ from reference.core.limits import Limits
 from reference.core.model import Container, ContainerState, HealthState, ImageState, Outcome, Phase, World
 from reference.core.steps import Journal, Remove, RemoveImage, Start, Stop, Wait
 from reference.core.update import UpdateRecord
-from tests.core.world import HEALTH, LIMITS, command, image, installed
+from tests.core.engine import HEALTH, LIMITS, command, image, installed
 
 LIVE = Container("c1", 1, image("v1"), ContainerState.RUNNING, True, 500, HealthState.HEALTHY, 100)
 V1 = LIVE.image.digest
@@ -113,8 +113,7 @@ WORLD = World("b", (LIVE, CANDIDATE), {**PRESENT, image("v2").digest: ImageState
         (
             CURRENT,
             Wait(1, ""),
-            replace(WORLD, containers=tuple(replace(LIVE, id=c, configuration=c) for c in "a")
-                    + (replace(CANDIDATE, configuration="b"),)),
+            replace(WORLD, containers=(replace(LIVE, configuration="a"), replace(CANDIDATE, configuration="b"))),
             "same_configuration",
         ),
         (STAGED, Remove("c1"), WORLD, "current_kept"),

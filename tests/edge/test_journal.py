@@ -131,7 +131,7 @@ def write_and_close(path: Path, *memories: Memory) -> None:
 # ---- what it is for
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_memories, min_size=1, max_size=2))
 def test_what_was_written_is_what_is_read(memories: list[Memory]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -115,6 +115,20 @@ async def test_a_birth_brings_what_is_pending_at_once(tmp_path: Path) -> None:
         assert answer.floor == 0, "below the command that is on its way"
 
 
+async def test_between_two_sends_there_is_a_wait_and_a_sent_command_is_not_taken_back(tmp_path: Path) -> None:
+    async with running(tmp_path, limits=SLOW) as service:
+        device = Device(service.link)
+        await service.prepare()
+        job = await service.order()
+        await device.commands(1)
+        answer = await service.post(f"/api/v1/jobs/{job}/cancel")
+        assert answer.json()["status"] == "QUEUED", "the device may have it by now: it has to be asked"
+        await device.cancels(1)
+        for _ in range(30):
+            await service.client()
+        assert len(await device.commands(1)) == len(await device.cancels(1)) == 1
+
+
 async def test_the_floor_of_a_new_journal_covers_all_that_was_issued(
     service: Service, device: Device
 ) -> None:

@@ -1,0 +1,323 @@
+"""The loop: it journals before it acts, holds on to nothing that is stale, and never harms the client by its own end."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from reference.core import delivery
+from reference.core.delivery import Verdict
+from reference.core.errors import DeviceError, EngineError, JournalError, Reason, RegistryError
+from reference.core.job import JobStatus
+from reference.core.model import ImageState, Outcome, Phase
+from reference.core.steps import Start
+from reference.core.update import UpdateRecord
+from reference.edge import agent as agent_module
+from reference.edge.journal import Journal
+from reference.edge.main import journal_path, open_journal
+from reference.edge.observe import Eyes
+from tests.edge.bench import LIMITS, Bench, benched, command, image, installed
+
+FRESH = UpdateRecord("epoch", floor=0)
+ONE = UpdateRecord("epoch", floor=1, current=installed(1))
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with benched(tmp_path) as bench:
+        yield bench
+
+
+def idle(bench: Bench, generation: int) -> bool:
+    current = bench.record.current
+    return bench.record.phase is Phase.IDLE and current is not None and current.generation == generation
+
+
+async def test_a_first_install_and_an_update(bench: Bench) -> None:
+    bench.start(FRESH)
+    assert bench.order(command(1)) is Verdict.ACCEPTED
+    await bench.until(lambda: idle(bench, 1))
+    assert bench.runtime.running() == ["c1"]
+    assert bench.order(command(2)) is Verdict.ACCEPTED
+    await bench.until(lambda: idle(bench, 2))
+    assert bench.runtime.running() == ["c2"]
+    assert list(bench.runtime.containers) == ["c2"]
+    assert set(bench.runtime.images) == {image(1).digest, image(2).digest}, "the old image is kept"
+    assert bench.runtime.most_running == 1
+    assert [r.status for r in bench.agent.memory.outbox] == [JobStatus.SUCCEEDED, JobStatus.SUCCEEDED]
+    assert [e.phase for e in bench.journal.history()][-8:] == [
+        Phase.ACCEPTED, Phase.PULLING, Phase.STAGED, Phase.SWITCHING, Phase.VERIFYING, Phase.COMMITTING,
+        Phase.CLEANING_UP, Phase.IDLE,
+    ]  # fmt: skip
+
+
+async def test_a_sick_candidate_is_rolled_back(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1)
+    bench.sick.add("c2")
+    bench.start(ONE)
+    bench.order(command(2))
+    await bench.until(lambda: bool(bench.agent.memory.finished) and bench.record.phase is Phase.IDLE)
+    report = bench.agent.memory.finished[-1]
+    assert (report.outcome, report.reason) == (Outcome.ROLLED_BACK, Reason.CANDIDATE_NEVER_HEALTHY)
+    assert bench.runtime.running() == ["c1"]
+    assert bench.runtime.most_running == 1
+
+
+async def test_what_is_done_was_journaled_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.runtime.install(image(1), 1)
+    real = Journal.write
+
+    def write(self: Journal, memory: delivery.Memory) -> None:
+        real(self, memory)
+        bench.runtime.calls.append(f"journaled {memory.record.phase}")
+
+    monkeypatch.setattr(Journal, "write", write)
+    bench.start(ONE)
+    bench.order(command(2))
+    await bench.until(lambda: idle(bench, 2))
+    calls = bench.runtime.calls
+    order = [
+        "journaled pulling", "pull", "sync", "journaled staged", "create", "journaled switching", "stop c1",
+        "start c2", "journaled verifying", "journaled committing", "remove c1",
+    ]  # fmt: skip
+    places = [calls.index(what) for what in order]
+    assert places == sorted(places), calls
+
+
+async def test_nothing_is_stopped_while_the_journal_cannot_be_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.runtime.install(image(1), 1)
+    monkeypatch.setattr(agent_module, "JOURNAL_RETRY_S", 0.005)
+    real, refusals = Journal.write, 5
+
+    def write(self: Journal, memory: delivery.Memory) -> None:
+        nonlocal refusals
+        if memory.record.phase is Phase.SWITCHING and refusals:
+            refusals -= 1
+            assert bench.runtime.running() == ["c1"]
+            raise JournalError("the disk is full", reason=Reason.DISK_FULL)
+        real(self, memory)
+
+    monkeypatch.setattr(Journal, "write", write)
+    bench.start(ONE)
+    bench.order(command(2))
+    await bench.until(lambda: idle(bench, 2))
+    assert refusals == 0
+    assert bench.runtime.calls.count("stop c1") == 1
+
+
+async def test_a_cancel_ends_a_pull_that_hangs(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1)
+    bench.runtime.hold["pull"] = asyncio.Event()
+    bench.start(ONE)
+    bench.order(command(2))
+    await asyncio.wait_for(bench.runtime.begun.wait(), 5)
+    bench.agent.change(delivery.receive_cancel(bench.agent.memory, "job-2", 2))
+    await bench.until(lambda: bench.record.phase is Phase.IDLE)
+    assert bench.runtime.cancelled == ["pull"]
+    assert bench.agent.memory.finished[-1].status is JobStatus.CANCELED
+    assert bench.runtime.running() == ["c1"]
+
+
+async def test_a_newer_generation_takes_over_a_pull_that_hangs(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1)
+    gate = bench.runtime.hold["pull"] = asyncio.Event()
+    bench.start(ONE)
+    bench.order(command(2))
+    await asyncio.wait_for(bench.runtime.begun.wait(), 5)
+    bench.order(command(3))
+    await bench.until(lambda: bench.runtime.cancelled == ["pull"])
+    gate.set()
+    await bench.until(lambda: idle(bench, 3))
+    first, second = bench.agent.memory.finished
+    assert (first.job_id, first.reason) == ("job-2", Reason.SUPERSEDED)
+    assert (second.job_id, second.status) == ("job-3", JobStatus.SUCCEEDED)
+
+
+async def test_a_long_pull_is_one_pull(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1)
+    gate = bench.runtime.hold["pull"] = asyncio.Event()
+    bench.start(ONE)
+    bench.order(command(2))
+    await asyncio.wait_for(bench.runtime.begun.wait(), 5)
+    await asyncio.sleep(LIMITS.watch_ms * 4 / 1000)  # several turns of the loop
+    gate.set()
+    await bench.until(lambda: idle(bench, 2))
+    assert bench.runtime.calls.count("pull") == 1
+    assert bench.runtime.cancelled == []
+
+
+async def test_failures_are_tried_again_and_counted(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1)
+    unreachable = Reason.REGISTRY_UNREACHABLE
+    bench.runtime.fail["pull"] = [RegistryError("down", reason=unreachable) for _ in range(3)]
+    bench.start(ONE)
+    bench.order(command(2))
+    await bench.until(lambda: idle(bench, 2))
+    bench.runtime.fail["pull"] = [RegistryError("down", reason=unreachable) for _ in range(99)]
+    bench.order(command(3))
+    await bench.until(lambda: bench.agent.memory.finished[-1].job_id == "job-3")
+    assert bench.agent.memory.finished[-1].reason is unreachable
+    assert 99 - len(bench.runtime.fail["pull"]) == LIMITS.pull_attempts_many
+
+
+@pytest.mark.parametrize("method", ["pull", "create", "sync"])
+async def test_an_error_without_a_name_is_the_engine_s(bench: Bench, method: str) -> None:
+    bench.runtime.install(image(1), 1)
+    bench.start(ONE)
+    await bench.until(lambda: bench.agent.running == image(1))
+    bench.runtime.fail[method] = [KeyError("surprise") for _ in range(99)]
+    bench.order(command(2))
+    await bench.until(lambda: bool(bench.agent.memory.finished))
+    report = bench.agent.memory.finished[-1]
+    assert (report.status, report.reason) == (JobStatus.FAILED, Reason.ENGINE_ERROR)
+    assert "surprise" in report.message
+    assert bench.runtime.running() == ["c1"]
+
+
+async def test_a_message_that_is_no_text_does_not_stop_the_agent(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1)
+    bench.runtime.fail["pull"] = [DeviceError("cannot write a\udcff", reason=Reason.DISK_FULL)]
+    bench.start(ONE)
+    bench.order(command(2))
+    await bench.until(lambda: bool(bench.agent.memory.finished))
+    assert "cannot write a?" in bench.agent.memory.finished[-1].message
+
+
+async def test_a_call_that_cancels_itself_does_not_end_the_agent(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1)
+    bench.runtime.fail["pull"] = [asyncio.CancelledError()]  # type: ignore[list-item]
+    bench.start(ONE)
+    bench.order(command(2))
+    await bench.until(lambda: idle(bench, 2))
+
+
+async def test_an_engine_that_is_away_for_a_moment_fails_no_job(bench: Bench) -> None:
+    """Its silence is tried again with pauses: attempts that are used up within milliseconds are none."""
+    bench.runtime.install(image(1), 1)
+    bench.runtime.hold["pull"] = asyncio.Event()
+    bench.start(ONE)
+    bench.order(command(2))
+    await asyncio.wait_for(bench.runtime.begun.wait(), 5)
+    bench.runtime.fail["observe"] = [EngineError("no answer") for _ in range(4)]
+    began = asyncio.get_running_loop().time()
+    await bench.until(lambda: not bench.runtime.fail["observe"])
+    least = sum(LIMITS.backoff_ms(n, 0) for n in (1, 2, 3)) / 1000
+    assert asyncio.get_running_loop().time() - began >= least
+    bench.runtime.hold["pull"].set()
+    await bench.until(lambda: idle(bench, 2))
+
+
+async def test_an_act_that_ended_while_the_agent_looked_counts(bench: Bench) -> None:
+    """The next look already shows what it did: its start must be counted, or nothing bounds a crash loop."""
+    bench.runtime.install(image(1), 1, running=False)
+    gate = bench.runtime.hold["start"] = asyncio.Event()
+    agent = bench.start(ONE)
+    await asyncio.wait_for(bench.runtime.begun.wait(), 5)
+    real = bench.runtime.observe
+
+    async def observe() -> object:
+        gate.set()
+        await bench.until(lambda: bool(bench.runtime.running()))
+        return await real()
+
+    bench.runtime.observe = observe  # type: ignore[method-assign,assignment]
+    counted: list[object] = []
+    acted = agent._eyes.acted
+    agent._eyes.acted = lambda act: (counted.append(act), acted(act))[1]  # type: ignore[method-assign,func-returns-value]
+    await bench.until(lambda: bool(counted))
+    assert counted == [Start("c1", trusted=True)]
+    assert bench.runtime.cancelled == []
+
+
+async def test_a_dead_client_is_started_again(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1)
+    bench.start(ONE)
+    await bench.until(lambda: bench.agent.running == image(1))
+    life = bench.runtime.containers["c1"].life
+    await bench.runtime.stop("c1", 0)
+    await bench.until(lambda: bench.runtime.running() == ["c1"])
+    assert bench.runtime.containers["c1"].life != life
+
+
+@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.PULLING, Phase.VERIFYING])
+async def test_the_end_of_an_agent_leaves_the_client_alone(bench: Bench, phase: Phase) -> None:
+    bench.runtime.install(image(1), 1)
+    if phase is Phase.PULLING:
+        bench.runtime.hold["pull"] = asyncio.Event()
+    if phase is Phase.VERIFYING:
+        bench.sick.add("c2")
+    bench.start(ONE)
+    if phase is not Phase.IDLE:
+        bench.order(command(2))
+    running = "c2" if phase is Phase.VERIFYING else "c1"
+    await bench.until(lambda: bench.record.phase is phase and bench.runtime.running() == [running])
+    life = bench.runtime.containers[running].life
+    await bench.stop()
+    assert bench.runtime.containers[running].life == life
+    bench.sick.clear()
+    bench.runtime.hold.clear()
+    bench.start()
+    await bench.until(lambda: idle(bench, 1 if phase is Phase.IDLE else 2))
+    if phase is not Phase.PULLING:
+        assert bench.runtime.containers[running].life == life, "the next agent goes on with the same process"
+
+
+# ---- a journal that cannot be believed
+
+
+async def test_a_corrupt_journal_is_set_aside_and_what_runs_is_adopted(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1)
+    settings = bench.settings
+    settings.state_dir.mkdir()
+    path = journal_path(settings)
+    Journal.create(path, ONE)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE rows SET body = body || ' ' WHERE kind = 'record'")
+    life = bench.runtime.containers["c1"].life
+    eyes = Eyes(bench.runtime, settings.client, bench.folder, 1)
+    with closing(await open_journal(settings, eyes)) as journal:
+        record = journal.memory.record
+        assert record.epoch not in ("epoch", "none", "")
+        assert record.floor is None
+        assert record.current is not None
+        assert (record.current.image, record.current.container_id) == (image(1), "c1")
+        memory, verdict = delivery.receive(journal.memory, command(9), None, LIMITS)
+        assert (memory, verdict) == (journal.memory, Verdict.NOT_READY)
+        known = delivery.receive_birth_answer(journal.memory, "nonce", "nonce", record.epoch, 8)
+        assert delivery.receive(known, command(8), None, LIMITS)[1] is Verdict.REJECTED
+        assert delivery.receive(known, command(9), None, LIMITS)[1] is Verdict.ACCEPTED
+    assert len(list(settings.state_dir.glob("journal.db.corrupt-*"))) == 1
+    assert bench.runtime.calls == [], "the client was only looked at"
+    assert bench.runtime.containers["c1"].life == life
+
+
+async def test_a_first_start_makes_a_journal_and_the_second_finds_it(bench: Bench) -> None:
+    bench.settings.state_dir.mkdir()
+    eyes = Eyes(bench.runtime, bench.settings.client, bench.folder, 1)
+    with closing(await open_journal(bench.settings, eyes)) as journal:
+        first = journal.memory.record
+        with pytest.raises(JournalError) as caught:
+            await open_journal(bench.settings, eyes)
+        assert caught.value.reason is Reason.JOURNAL_LOCKED
+    assert (first.current, first.floor) == (None, None)
+    with closing(await open_journal(bench.settings, eyes)) as journal:
+        assert journal.memory.record == first
+    assert [p.name for p in bench.settings.state_dir.iterdir()] == ["journal.db"]
+
+
+async def test_a_broken_image_is_not_what_an_adopted_client_runs(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1, running=False)
+    bench.runtime.install(image(2), 2, running=False)
+    bench.runtime.images[image(1).digest] = ImageState.BROKEN
+    bench.settings.state_dir.mkdir()
+    eyes = Eyes(bench.runtime, bench.settings.client, bench.folder, 1)
+    with closing(await open_journal(bench.settings, eyes)) as journal:
+        assert journal.memory.record.current is not None
+        assert journal.memory.record.current.generation == 2

@@ -1,0 +1,159 @@
+"""The device's configuration: whatever is wrong in it is named, with the file and the field, and nothing starts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reference.core.errors import InputError
+from reference.edge import main as edge
+from reference.edge.settings import load_settings
+
+ROOT = Path(__file__).parents[2]
+GOOD: dict[str, object] = {
+    "tenant_id": "acme",
+    "client_id": "edge-1",
+    "state_dir": "state",
+    "run_dir": "run",
+    "broker": {"host": "127.0.0.1", "port": 8883, "ca": "ca.pem", "cert": "cert.pem", "key": "key.pem"},
+    "registries": [{"host": "localhost:5000", "plain_http": True, "username": "u", "password": "p"}],
+    "client": {"port": 4840, "mounts": {"/data": "/var/lib/x"}, "environment": {"A": "b"}},
+    "command_keys": ["command.pem"],
+    "limits": {"boots": 5},
+}
+GONE = object()
+NUL = "a\0b"
+
+
+def changed(place: str, value: object) -> dict[str, object]:
+    """The good configuration with one field changed, or gone."""
+    body = copy.deepcopy(GOOD)
+    at: object = body
+    *path, last = place.split(".")
+    for step in path:
+        at = at[int(step)] if isinstance(at, list) else at[step]  # type: ignore[index]
+    assert isinstance(at, dict)
+    if value is GONE:
+        del at[last]
+    else:
+        at[last] = value
+    return body
+
+
+WRONG = [
+    *[(name, GONE) for name in ("tenant_id", "client_id", "state_dir", "run_dir", "broker", "registries", "client")],
+    *[(f"broker.{name}", GONE) for name in ("host", "port", "ca", "cert", "key")],
+    ("command_keys", GONE), ("client.port", GONE), ("registries.0.host", GONE),
+    ("tenant_id", "a.b"), ("tenant_id", ""), ("tenant_id", 7), ("tenant_id", "a/b"),
+    ("client_id", "a b"), ("client_id", "x" * 65), ("client_id", "edge/+"),
+    ("state_dir", 7), ("state_dir", NUL), ("run_dir", NUL), ("run_dir", None),
+    ("broker.host", ""), ("broker.host", "mqtt://x"), ("broker.port", 0), ("broker.port", 65536),
+    ("broker.port", "8883"), ("broker.port", True), ("broker.ca", NUL), ("broker.tls", "x"), ("broker", []),
+    ("registries", {}), ("registries", ["localhost"]), ("registries.0.host", ""),
+    ("registries.0.plain_http", "yes"), ("registries.0.password", 5),
+    ("client.port", -1), ("client.port", 1.5), ("client.mounts", ["/data"]), ("client.mounts", {"/data": NUL}),
+    ("client.environment", {"A": 1}), ("client.environment", {"A=B": "1"}), ("client.stop_grace_ms", -1),
+    ("client.stop_grace_ms", 10**9), ("client.address", ""),
+    ("command_keys", []), ("command_keys", "command.pem"), ("clock_trusted", "no"), ("clock_trusted", 1),
+    ("pull_watchdog_ms", 0), ("limits", {"boot": 1}), ("limits", {"boots": -1}), ("limits", {"boots": "many"}),
+    ("seed", "x"), ("registry_ca", 1), ("tenantId", "acme"),
+]  # fmt: skip
+
+
+def test_the_good_one_is_good(tmp_path: Path) -> None:
+    path = tmp_path / "edge.json"
+    path.write_text(json.dumps(GOOD))
+    found = load_settings(path)
+    assert found.state_dir == Path("state")
+    assert found.registries[0].plain_http
+    assert found.limits == {"boots": 5}
+    assert found.clock_trusted
+
+
+@pytest.mark.parametrize(("place", "value"), WRONG, ids=lambda v: "gone" if v is GONE else repr(v)[:30])
+def test_a_wrong_field_is_named(tmp_path: Path, place: str, value: object) -> None:
+    path = tmp_path / "edge.json"
+    path.write_text(json.dumps(changed(place, value)))
+    with pytest.raises(InputError) as caught:
+        load_settings(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: {place}"), said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"seed": ' + b"9" * 5000 + b"}",
+        b'{"seed": NaN}',
+        b'{"a": "\\ud800"}',
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "edge.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_settings(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.json", tmp_path, Path("a\0b")):
+        with pytest.raises(InputError, match="cannot be read"):
+            load_settings(path)
+
+
+def run(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "reference.edge.main", "--config", str(path)],
+        cwd=ROOT, text=True, capture_output=True, timeout=20,
+    )  # fmt: skip
+
+
+def test_the_process_ends_with_2_and_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "edge.json"
+    path.write_text(json.dumps(changed("broker.port", 0)))
+    done = run(path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"blackstart edge: {path}: broker.port: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_so_it_does_when_what_the_file_names_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reference.protocol.envelope import generate_key, write_public_key
+
+    monkeypatch.setattr(edge.json_logging, "configure", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    path, key = tmp_path / "edge.json", tmp_path / "command.pem"
+
+    def refused(body: dict[str, object]) -> str:
+        path.write_text(json.dumps(body))
+        assert edge.main(["--config", str(path)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        return said.err
+
+    assert "command.pem: cannot be read" in refused(GOOD)
+    key.write_text("rubbish")
+    assert "command.pem: not an Ed25519 public key" in refused(GOOD)
+    key.unlink()
+    write_public_key(generate_key(), key)
+    (tmp_path / "file").write_text("")
+    for field in ("state_dir", "run_dir"):
+        assert f"{field}: file" in refused(changed(field, "file/x"))
+    assert "TLS files" in refused(GOOD)
