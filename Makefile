@@ -35,7 +35,7 @@ demo: setup ## run every story on the embedded stack and print the verdicts (DEM
 
 test: setup ## run the test suite (PYTEST_ARGS="-k NAME")
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
-	@$(BIN)/python tools/core-coverage
+	@bash tools/core-coverage
 
 lint: setup ## formatter, rules, strict types, import contracts, the purity bans
 	@$(BIN)/ruff format --check .

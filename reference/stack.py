@@ -235,7 +235,7 @@ class Stack:
         self.devices[client_id] = device
         async with self.api() as api:
             answer = await api.post("/api/v1/clients", json={"clientId": client_id})
-        if answer.status_code not in (201, 409):
+        if answer.status_code not in (200, 201):
             raise ServiceError(f"the client {client_id} could not be registered: {answer.text}")
         return device
 
@@ -287,7 +287,7 @@ class Stack:
         }
         async with self.api() as api:
             answer = await api.post("/api/v1/versions", json=body)
-        if answer.status_code not in (201, 409):
+        if answer.status_code not in (200, 201):
             raise ServiceError(f"the version {version} could not be registered: {answer.text}")
         return digest
 

@@ -42,6 +42,7 @@ class _Life:
     health: Health
     state: HealthState = HealthState.STARTING
     good_since: float | None = None
+    heard_first: float = 0.0
     bad_in_a_row: int = 0
 
 
@@ -58,7 +59,7 @@ class HealthTracker:
     def heard(self, life: str, health: Health, good: bool, up_ms: int) -> None:
         """An answer of the process life `life`, which is `up_ms` old."""
         if self._life is None or self._life.name != life:
-            self._life = _Life(life, health)
+            self._life = _Life(life, health, heard_first=self._clock())
         seen, now = self._life, self._clock()
         if good:
             if seen.good_since is None:
@@ -80,6 +81,11 @@ class HealthTracker:
         if self._down_since is None and self._life is not None:
             self._down_since = self._clock()
             self.outage_ms = None
+
+    def watched_ms(self, life: str) -> int:
+        """For how long this life has been asked by this process."""
+        seen = self._life
+        return 0 if seen is None or seen.name != life else round((self._clock() - seen.heard_first) * 1000)
 
     def of(self, life: str) -> tuple[HealthState, int]:
         """State and, in ms, for how long every answer was good."""

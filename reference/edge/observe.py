@@ -151,6 +151,7 @@ class Eyes:
             up_ms=facts.up_ms,
             health=state,
             healthy_ms=healthy_ms,
+            watched_ms=self._tracker.watched_ms(facts.life),
             exit_code=facts.exit_code,
             restart_policy=facts.restart_policy,
             configuration=facts.configuration,

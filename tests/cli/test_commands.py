@@ -17,7 +17,17 @@ import pytest
 from reference.client.images import write_client_folder
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("httpx", "fastapi", "rich.table", "sqlalchemy", "paho", "pydantic", "cryptography", "asyncio", "uvicorn")
+HEAVY = (
+    "httpx",
+    "fastapi",
+    "rich.table",
+    "sqlalchemy",
+    "paho",
+    "pydantic",
+    "cryptography",
+    "asyncio",
+    "uvicorn",
+)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -65,7 +75,12 @@ def test_help_names_every_command_and_loads_nothing_heavy(tmp_path: Path) -> Non
         f"print('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), text=True, capture_output=True, timeout=20
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment(),
+        text=True,
+        capture_output=True,
+        timeout=20,
     )
     assert done.returncode == 0, done.stderr
     for command in (
@@ -119,7 +134,9 @@ def test_bad_input_is_2_and_one_sentence(tmp_path: Path, arguments: list[str], e
     assert expected in said[0]
 
 
-@pytest.mark.parametrize("arguments", [["no-such-command"], ["update"], ["registry", "--port", "99999", "--data", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["no-such-command"], ["update"], ["registry", "--port", "99999", "--data", "x"]]
+)
 def test_bad_usage_is_2(tmp_path: Path, arguments: list[str]) -> None:
     assert "Usage:" in blackstart(tmp_path, *arguments, code=2).stderr
     assert list(tmp_path.iterdir()) == []

@@ -243,8 +243,10 @@ class ModelEngine:
     def cut(self, kind: Cut) -> None:
         """A power cut and a boot, or (AGENT) only the updater's end: then nothing here but the watching is lost."""
         if kind is Cut.AGENT:
-            watched = (replace(c, watched_ms=0, healthy_ms=0) for c in self.containers)
-            self.containers = tuple(self._probed(c) if c.running else c for c in watched)
+            # Not one probe was made yet: all that is known of a life is how old it is.
+            self.containers = tuple(
+                replace(c, watched_ms=0, healthy_ms=0, health=HealthState.STARTING) for c in self.containers
+            )
             return
         if kind in (Cut.LOSE, Cut.LOSE_IMAGES):
             torn = {d: ImageState.BROKEN for d in self.images if d not in self.disk_images}

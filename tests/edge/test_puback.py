@@ -57,7 +57,9 @@ CANCEL = topics.cancel("acme", "edge-1")
 REPLIES = topics.replies("acme", "edge-1")
 
 
-def signed(generation: int, key: SigningKey = KEY, client: str = "edge-1", host: str = "localhost:5000") -> bytes:
+def signed(
+    generation: int, key: SigningKey = KEY, client: str = "edge-1", host: str = "localhost:5000"
+) -> bytes:
     wanted = command(generation)
     wanted = model.Command(
         wanted.job_id, generation, model.Image(f"{host}/opc-client", image(generation).digest, "2.0.0"),
@@ -222,7 +224,11 @@ async def test_a_device_without_a_floor_obeys_after_the_answer_to_its_birth(
         assert talk.hear(UPDATE, signed(4)) == ["write begins", "write ends", "ack"]
         await bench.until(lambda: talk.link.sent[-1][0] == topics.status("acme", "edge-1"))
         status: StatusMessage = parse_status(talk.link.sent[-1][1])
-        assert (status.job_id, status.journal_epoch, status.status) == ("job-4", "epoch-2", JobStatus.IN_PROGRESS)
+        assert (status.job_id, status.journal_epoch, status.status) == (
+            "job-4",
+            "epoch-2",
+            JobStatus.IN_PROGRESS,
+        )
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -329,7 +335,9 @@ async def test_the_kernel_sees_the_sync_before_every_puback(tmp_path: Path) -> N
             wire = await subscribing
             for generation in (4, 5, 6):
                 payload = signed(generation)
-                body = len(UPDATE).to_bytes(2, "big") + UPDATE.encode() + generation.to_bytes(2, "big") + payload
+                body = (
+                    len(UPDATE).to_bytes(2, "big") + UPDATE.encode() + generation.to_bytes(2, "big") + payload
+                )
                 assert 128 <= len(body) < 16_384
                 wire.writer.write(bytes([0x32, len(body) & 0x7F | 0x80, len(body) >> 7]) + body)
                 await peer.until("PUBACK", generation - 3)

@@ -57,10 +57,21 @@ def wait_for(pid: int) -> int:
             return code if code >= 0 else 128 - code
 
 
-def kill_leftovers() -> None:
-    """What was forked away from the workload is our child now; its own children will be when it is gone."""
+def kill_leftovers(marker: bytes) -> None:
+    """What was forked away from the workload is our child now; its own children will be when it is gone.
+
+    What was forked away before we adopted orphans is nobody's: the marker in its environment tells it.
+    """
     import time
 
+    me = os.getpid()
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:  # noqa: PTH123
+                if marker in file.read().split(b"\0") and int(name) != me:
+                    os.kill(int(name), signal.SIGKILL)
+        except (OSError, ValueError):
+            continue
     while True:
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -71,7 +82,7 @@ def kill_leftovers() -> None:
             try:
                 with open(f"/proc/{name}/stat") as file:  # noqa: PTH123
                     parent = int(file.read().rpartition(")")[2].split()[1])
-                if parent == os.getpid():
+                if parent == me:
                     os.kill(int(name), signal.SIGKILL)
             except (OSError, ValueError):
                 continue
@@ -115,7 +126,7 @@ def main() -> None:
         return
     adopt_orphans()
     put(f"{folder}/exit.json", {"code": wait_for(pid)})
-    kill_leftovers()
+    kill_leftovers(f"BLACKSTART_CONTAINER={plan['environment'].get('BLACKSTART_CONTAINER')}".encode())
 
 
 main()
