@@ -195,7 +195,7 @@ class World:
     since_failure_ms: int = 0
     """Process scope: since the last of `failures`; means nothing when there were none."""
     restores: int = 0
-    """Process scope: starts of current or previous since one of them was last stable."""
+    """Process scope: starts of current or previous since one of them was last stable, or since a rollback began."""
     since_restore_ms: int = 0
     """Process scope: since the last of `restores`."""
     engine_restarted: bool = False

@@ -135,7 +135,7 @@ def _accepted(record: UpdateRecord, world: World, now_ms: int | None, limits: Li
     if current is not None and current.running and current.image.digest == job.image.digest:
         if current.stable(job.health):
             return _end(record, Outcome.SUCCEEDED, Reason.ALREADY_RUNNING)
-        if not current.sick(job.health):
+        if not current.sick(job.health) and not current.unsteady(job.health):
             return Wait(limits.poll_ms, "the commanded version already runs and has to be healthy")
     return Journal(replace(record, phase=Phase.PULLING))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reference.core.errors import BlackstartError, EngineError
 from reference.core.limits import Limits
-from reference.core.model import Container, Failure, Health, Image, World
+from reference.core.model import Container, Failure, Health, Image, Phase, World
 from reference.core.steps import Act, Start, Sync
 from reference.core.update import UpdateRecord
 from reference.edge import health as probing
@@ -98,6 +98,8 @@ class Eyes:
         self._error = None
         if before.phase is not after.phase:
             self._failures = 0
+        if after.phase is Phase.ROLLING_BACK and before.phase is not after.phase:
+            self._restores = 0  # A revival before the switch is no try of this rollback.
 
     def stopping(self) -> None:
         """The client is about to be stopped by us: its outage begins now, not at the next look."""

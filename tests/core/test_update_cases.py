@@ -9,7 +9,16 @@ import pytest
 from reference.core import delivery
 from reference.core.errors import Reason
 from reference.core.limits import Limits
-from reference.core.model import ContainerState, Failure, Health, ImageState, Outcome, Phase, World
+from reference.core.model import (
+    ContainerState,
+    Failure,
+    Health,
+    HealthState,
+    ImageState,
+    Outcome,
+    Phase,
+    World,
+)
 from reference.core.steps import (
     Create,
     Journal,
@@ -80,6 +89,22 @@ def test_the_same_version_cures_a_sick_current() -> None:
     assert driver.outcomes == {"job-2": (Outcome.SUCCEEDED, None)}
     assert driver.record.current == installed(2, "v1", "c2-1")
     assert driver.record.previous is None, "one image is not two versions"
+
+
+def test_a_current_that_flaps_does_not_keep_the_same_version_waiting_for_ever() -> None:
+    health = Health(start_period_ms=1_000, window_ms=3_000, stable_for_ms=1_000)
+    order = replace(command(2, "v1"), health=health)
+    record = UpdateRecord(
+        "e",
+        phase=Phase.ACCEPTED,
+        floor=2,
+        job=order,
+        current=replace(installed(1, "v1", "c1"), health=health),
+    )
+    flapping = replace(device().engine.containers[0], health=HealthState.HEALTHY, healthy_ms=10)
+    early, late = (World("b", (replace(flapping, up_ms=up_ms),)) for up_ms in (4_000, 6_000))
+    assert isinstance(decide(record, early, None), Wait)
+    assert decide(record, late, None) == Journal(replace(record, phase=Phase.PULLING))
 
 
 # ---- first install

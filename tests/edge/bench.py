@@ -126,7 +126,7 @@ class Bench:
             while not true():
                 if self._task is not None and self._task.done():
                     self._task.result()
-                await asyncio.sleep(0.002)  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
 
 
 @asynccontextmanager

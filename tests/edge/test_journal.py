@@ -160,11 +160,11 @@ def test_the_modes_that_survive_a_cut_are_on(path: Path, monkeypatch: pytest.Mon
     class Deaf(sqlite3.Connection):
         """A SQLite that does not take a mode, and says nothing."""
 
-        def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:  # type: ignore[override]
+        def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:
             return super().execute(sql.replace("synchronous=extra", "synchronous=normal"))
 
     monkeypatch.setattr(
-        module.sqlite3, "connect", lambda *a, **k: Deaf(*a, **k) if k.get("uri") else sqlite3.Connection(*a)
+        sqlite3, "connect", lambda *a, **k: Deaf(*a, **k) if k.get("uri") else sqlite3.Connection(*a)
     )
     assert "did not take the modes" in refused(path).what
 
@@ -351,7 +351,7 @@ class _Liar(sqlite3.Connection):
 
     arrives: bool | None = None
 
-    def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:  # type: ignore[override]
+    def execute(self, sql: str, *arguments: object) -> sqlite3.Cursor:
         if sql == "COMMIT" and self.arrives is not None:
             if self.arrives:
                 super().execute(sql)
@@ -365,7 +365,7 @@ def test_after_a_commit_that_raised_the_disk_is_asked(
     path: Path, monkeypatch: pytest.MonkeyPatch, arrives: bool
 ) -> None:
     real = sqlite3.connect
-    monkeypatch.setattr(module.sqlite3, "connect", lambda *a, **k: real(*a, factory=_Liar, **k))
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: real(*a, factory=_Liar, **k))
     with closing(Journal.open(path)) as journal:
         journal.write(memory("before"))
         assert isinstance(journal._connection, _Liar)
@@ -375,5 +375,9 @@ def test_after_a_commit_that_raised_the_disk_is_asked(
         held = memory("after" if arrives else "before")
         assert journal.reload() == held
         assert journal.memory == held
+        journal._connection.arrives = arrives
+        with pytest.raises(JournalError):
+            journal.write(memory("once more"))
+        journal.write(memory("at last"))  # The failed one has left nothing open.
     with closing(Journal.open(path)) as journal:
-        assert journal.memory == held
+        assert journal.memory == memory("at last")

@@ -306,8 +306,6 @@ def traced(lines: list[str]) -> list[str]:
                     found.append(what)
             elif data is not None and "TCP" in (file or ""):
                 found.append(f"sent {data[:4]}")
-            elif data is not None and "TCP" in (file or ""):
-                found.append(f"sent {data[:4]}")
     return found
 
 

@@ -13,6 +13,7 @@ import pytest
 from reference.core.errors import InputError
 from reference.edge import main as edge
 from reference.edge.settings import load_settings
+from reference.support import logging as json_logging
 
 ROOT = Path(__file__).parents[2]
 GOOD: dict[str, object] = {
@@ -137,7 +138,7 @@ def test_so_it_does_when_what_the_file_names_is_wrong(
 ) -> None:
     from reference.protocol.envelope import generate_key, write_public_key
 
-    monkeypatch.setattr(edge.json_logging, "configure", lambda *_: None)
+    monkeypatch.setattr(json_logging, "configure", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     path, key = tmp_path / "edge.json", tmp_path / "command.pem"
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
+import sys
 import urllib.request
 from contextlib import closing
 from pathlib import Path
 
-import psutil
 import pytest
 
 from reference.core.model import Health
@@ -21,6 +22,7 @@ HEALTH = Health(start_period_ms=500, window_ms=1_500, stable_for_ms=300)
 QUICK = {"watch_ms": 100, "backoff_first_ms": 100, "outbox_resend_ms": 1_000}
 TERMINAL = {"SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "CANCELED"}
 POLL_S = 0.03
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -28,15 +30,13 @@ pytestmark = pytest.mark.xdist_group("stack")
 def client_pids(device: Device) -> set[int]:
     """Processes that run a program out of one of the device's images."""
     found = set()
-    for process in psutil.process_iter():
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = process.cmdline()
-            if process.status() == psutil.STATUS_ZOMBIE:
-                continue
-        except psutil.Error:
+            words = entry.read_text(errors="replace").split("\0")  # empty for a zombie
+        except OSError:
             continue
         if any(word.startswith(str(device.state_dir)) and "/rootfs/" in word for word in words):
-            found.add(process.pid)
+            found.add(int(entry.parent.name))
     return found
 
 
@@ -176,6 +176,41 @@ async def test_the_life_of_a_device(tmp_path: Path) -> None:
     assert client_pids(device) == set(), "a stack leaves no process behind"
 
 
+async def blackstart(stack: Stack, folder: Path, *arguments: str, code: int = 0) -> dict[str, object]:
+    """What the console command says as JSON (nothing when it fails), pointed at the stack by its environment."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "blackstart", *arguments, "--json", cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "BLACKSTART_URL": stack.url, "BLACKSTART_TOKEN": stack.token()},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    said, errors = (text.decode() for text in await asyncio.wait_for(process.communicate(), 30))
+    assert process.returncode == code, (arguments, said, errors)
+    assert "Traceback" not in errors
+    found: dict[str, object] = json.loads(said) if said else {}
+    return found
+
+
+async def the_command_line(stack: Stack, folder: Path) -> None:
+    clients, versions, update = await asyncio.gather(
+        blackstart(stack, folder, "clients"),
+        blackstart(stack, folder, "versions"),
+        blackstart(stack, folder, "update", "edge-1", "--to", "1.0.1", "--wait", code=1),
+    )
+    assert [c["clientId"] for c in clients["items"]] == ["edge-1"]  # type: ignore[attr-defined]
+    assert {v["version"] for v in versions["items"]} == {"1.0.0", "1.0.1"}  # type: ignore[attr-defined]
+    assert (update["outcome"], update["rolledBack"]) == ("rolled_back", True)
+    named = f"opc-client@{stack.digests['1.0.0']}"
+    assert (await blackstart(stack, folder, "job", str(update["jobId"]))) == update
+    refused = await asyncio.gather(
+        blackstart(stack, folder, "job", "no-such-job", code=2),
+        blackstart(stack, folder, "update", "nobody", "--to", "1.0.0", code=2),
+        blackstart(stack, folder, "update", "edge-1", "--to", "9.9.9", code=2),
+        blackstart(stack, folder, "clients", "--token", "nonsense", code=1),
+        blackstart(stack, folder, "versions", "add", "1.0.0 !", "--image", f"localhost/{named}", code=2),
+    )
+    assert not any(refused)
+
+
 async def test_a_second_start_goes_on_with_what_is_there(tmp_path: Path) -> None:
     async with asyncio.timeout(60):
         async with Stack(tmp_path) as stack:
@@ -183,6 +218,8 @@ async def test_a_second_start_goes_on_with_what_is_there(tmp_path: Path) -> None
             device = await stack.add_device("edge-1", QUICK)
             await stack.start_agent(device)
             assert (await Flow(stack, device).update("1.0.0"))["outcome"] == "succeeded"
+            await stack.publish("1.0.1", "never-healthy", health=HEALTH)
+            await the_command_line(stack, tmp_path)
             ports = (stack.broker_port, stack.registry().host, device.client_port)
         assert client_pids(device) == set()
         async with Stack(tmp_path) as stack:
@@ -191,5 +228,5 @@ async def test_a_second_start_goes_on_with_what_is_there(tmp_path: Path) -> None
             assert (stack.broker_port, stack.registry().host, device.client_port) == ports
             await stack.start_agent(device)
             async with asyncio.timeout(15):
-                while runs(device) != "1.0.0":
+                while runs(device) != "1.0.0":  # noqa: ASYNC110
                     await asyncio.sleep(POLL_S)
