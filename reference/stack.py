@@ -31,7 +31,7 @@ from reference.pki.signing import command_signing_key
 from reference.registry.users import RegistryUsers, make_user
 from reference.service.auth import Role, issue_token
 from reference.support.files import write_durably
-from reference.support.processes import ManagedProcess, start_module
+from reference.support.processes import ManagedProcess, ProcessError, start_module
 
 HOST = "127.0.0.1"
 TENANT = "acme"
@@ -310,7 +310,14 @@ class Stack:
     async def _start_part(self, name: str, module: str, *arguments: str) -> int:
         process = await start_module(module, *arguments, log_path=self.data / "logs" / f"{name}.log")
         self._parts[name] = process
-        port = (await process.ready()).get("port")
+        try:
+            port = (await process.ready()).get("port")
+        except ProcessError as error:
+            if (
+                process.returncode == 2
+            ):  # Every part's word for what it was given: a port that is taken, for one.
+                raise InputError(error.what, where=error.where) from None
+            raise
         if not isinstance(port, int):
             raise ServiceError(f"{name} did not say its port", where=module)
         self._remember(name, port)

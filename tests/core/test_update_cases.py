@@ -102,7 +102,7 @@ def test_a_current_that_flaps_does_not_keep_the_same_version_waiting_for_ever() 
         current=replace(installed(1, "v1", "c1"), health=health),
     )
     flapping = replace(device().engine.containers[0], health=HealthState.HEALTHY, healthy_ms=10)
-    early, late = (World("b", (replace(flapping, up_ms=up_ms),)) for up_ms in (4_000, 6_000))
+    early, late = (World("b", (replace(flapping, up_ms=age, watched_ms=age),)) for age in (4_000, 6_000))
     assert isinstance(decide(record, early, None), Wait)
     assert decide(record, late, None) == Journal(replace(record, phase=Phase.PULLING))
 

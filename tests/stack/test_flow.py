@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sqlite3
 import sys
 import urllib.request
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from reference.core.errors import InputError
 from reference.core.model import Health
 from reference.edge.journal import Journal
 from reference.stack import Device, Stack
@@ -174,6 +176,16 @@ async def test_the_life_of_a_device(tmp_path: Path) -> None:
         assert samples == list(range(samples[0], samples[0] + len(samples))), "no sample lost, none twice"
         assert "Traceback" not in (device.root / "agent.log").read_text()
     assert client_pids(device) == set(), "a stack leaves no process behind"
+
+
+async def test_a_port_that_is_taken_is_the_caller_s_to_change(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        async with asyncio.timeout(30):
+            stack = Stack(tmp_path, service_port=taken.getsockname()[1])
+            with pytest.raises(InputError, match="Choose another port"):
+                async with stack:
+                    pass
+    assert not stack._parts, "what had started was stopped"
 
 
 async def blackstart(stack: Stack, folder: Path, *arguments: str, code: int = 0) -> dict[str, object]:
