@@ -242,15 +242,19 @@ def registry(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Plain HTTP for anyone, on loopback only.")
     ] = False,
-    users: Annotated[
-        Path | None, typer.Option(help="File of users; see `python -m reference.registry`.")
-    ] = None,
+    users: Annotated[Path | None, typer.Option(help="File of accounts, mode 0600.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run the local OCI registry alone, in the foreground."""
     with spoken():
-        from reference.registry.server import RegistrySettings, serve
+        from reference.registry.server import RegistrySettings, say_ready, serve
 
-        serve(RegistrySettings(data=data, port=port, no_auth=no_auth, users_file=users))
+        def ready(at: int) -> None:
+            who = "anyone on this machine" if no_auth else f"the accounts in {users}"
+            print(f"registry at http://127.0.0.1:{at} for {who}; Ctrl-C stops it", flush=True)
+
+        settings = RegistrySettings(data=data, port=port, no_auth=no_auth, users_file=users)
+        serve(settings, on_ready=say_ready if as_json else ready)
 
 
 def run() -> None:

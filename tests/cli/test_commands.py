@@ -193,7 +193,7 @@ def test_a_bad_image_folder_leaves_nothing(tmp_path: Path, app: Path) -> None:
 def registry(folder: Path) -> Iterator[int]:
     """`blackstart registry --no-auth`, and its port."""
     with subprocess.Popen(
-        [sys.executable, "-m", "blackstart", "registry", "--port", "0", "--data", "images", "--no-auth"],
+        [sys.executable, "-m", "blackstart", "registry", "--port", "0", "--data", "images", "--no-auth", "--json"],
         cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         try:
