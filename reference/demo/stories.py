@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from reference.core.errors import Reason
 from reference.core.model import Outcome, Phase
@@ -80,7 +81,7 @@ def _stored_command(bench: Bench, job_id: str) -> bytes:
     from contextlib import closing
 
     database = next((bench.stack.data / "service").glob("*.db"))
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
         row = connection.execute(
             "SELECT payload FROM outbox WHERE job = ? AND kind = 'update'", (job_id,)
         ).fetchone()

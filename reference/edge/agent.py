@@ -66,6 +66,11 @@ class Agent:
         return self._journal.memory
 
     @property
+    def has_looked(self) -> bool:
+        """Whether the engine has been observed since this process began."""
+        return self._eyes.has_looked
+
+    @property
     def running(self) -> Image | None:
         """The image of the container that runs, as last seen."""
         return self._eyes.running

@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
@@ -27,6 +28,10 @@ from reference.support.mqtt import Connected, Disconnected, Message, MqttLink
 log = logging.getLogger("reference.edge")
 
 BIRTH_AGAIN_S = 3.0
+DRIFT_S = 1.0
+"""What runs has to differ from what was told for this long before it is news."""
+UNANSWERED_SENDS = 3
+"""After so many sends without an acknowledgement a report is followed by a birth."""
 PUBLISH_TIMEOUT_S = 10.0
 IDLE_S = 1.0
 JOB_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
@@ -55,6 +60,9 @@ class Conversation:
         self._nonce: str | None = None
         self._born_at = 0.0
         self._sent_at: dict[int, float] = {}
+        self._sends: Counter[int] = Counter()
+        self._told_digest: str | None = None
+        self._drifted_at: float | None = None
         self._connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -69,8 +77,7 @@ class Conversation:
             match event:
                 case Connected():
                     self._sent_at.clear()
-                    self._nonce = secrets.token_hex(16)
-                    self._born_at = 0.0
+                    self._be_born()
                     self._connected.set()
                 case Disconnected(reason):
                     self._connected.clear()
@@ -78,6 +85,11 @@ class Conversation:
                     log.warning("disconnected", extra={"detail": reason})
                 case Message():
                     self._hear(event)
+
+    def _be_born(self) -> None:
+        """Announce ourselves, with a new nonce, at the next turn."""
+        self._nonce, self._born_at = secrets.token_hex(16), 0.0
+        self._sends.clear()
 
     def _hear(self, message: Message) -> None:
         try:
@@ -126,9 +138,8 @@ class Conversation:
             raise
         host = command.image.repository.split("/", 1)[0]
         if host not in self._hosts:
-            known = memory.record.floor is not None and command.generation > memory.record.floor
             message = f"the registry {host} is not on this device's list ({', '.join(sorted(self._hosts))})"
-            if known:
+            if memory.record.floor is not None:
                 memory, _ = delivery.reject(
                     memory, command.job_id, command.generation, Reason.HOST_NOT_ALLOWED, message
                 )
@@ -160,14 +171,37 @@ class Conversation:
         while True:
             await self._connected.wait()
             with contextlib.suppress(BlackstartError):
+                self._notice()
                 await self._announce()
                 await self._report()
             await self._agent.outbox_changed(IDLE_S)
 
+    def _notice(self) -> None:
+        """Announce ourselves again when the service cannot know us, or what runs, any more.
+
+        A service that does not acknowledge may have been restored from a backup, and knows another epoch. What runs
+        may have changed without a job: the duty brought a version back after a boot.
+        """
+        if self._nonce is not None:
+            return
+        running = self._agent.running
+        digest = running.digest if running is not None else None
+        if digest == self._told_digest or self._agent.memory.record.job is not None:
+            self._drifted_at = None
+        elif self._drifted_at is None:
+            self._drifted_at = time.monotonic()
+        drifted = self._drifted_at is not None and time.monotonic() - self._drifted_at >= DRIFT_S
+        if drifted or any(sends >= UNANSWERED_SENDS for sends in self._sends.values()):
+            self._be_born()
+
     async def _announce(self) -> None:
-        """Say who we are until it is answered."""
+        """Say who we are until it is answered; not before we have looked what runs."""
         now = time.monotonic()
-        if self._nonce is None or (self._born_at and now - self._born_at < BIRTH_AGAIN_S):
+        if (
+            not self._agent.has_looked
+            or self._nonce is None
+            or (self._born_at and now - self._born_at < BIRTH_AGAIN_S)
+        ):
             return
         record, running = self._agent.memory.record, self._agent.running
         birth = Birth(
@@ -179,7 +213,7 @@ class Conversation:
             open_job_id=record.job.job_id if record.job is not None else None,
             agent_version=agent_version(),
         )
-        self._born_at = now
+        self._born_at, self._told_digest, self._drifted_at = now, birth.running_digest, None
         await self._publish(topics.Kind.BIRTH, birth.to_bytes())
 
     async def _report(self) -> None:
@@ -194,8 +228,11 @@ class Conversation:
             except ValueError as error:  # journaled, so it would end every agent to come: the others go on
                 log.error("a report cannot be sent", extra={"job": report.job_id, "detail": str(error)})
                 continue
+            self._sends[report.sequence] += 1
+            self._told_digest = running.digest if running is not None else None
             await self._publish(topics.Kind.STATUS, status)
-        waiting = {report.sequence for report in memory.outbox}
+        waiting = {report.sequence for report in self._agent.memory.outbox}
+        self._sends = Counter({n: sends for n, sends in self._sends.items() if n in waiting})
         self._sent_at = {sequence: at for sequence, at in self._sent_at.items() if sequence in waiting}
 
     async def _publish(self, kind: topics.Kind, payload: bytes) -> None:

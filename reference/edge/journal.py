@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -92,7 +93,9 @@ class Journal:
         part of it cannot be believed, DISK_FULL or CONFIGURATION_INVALID when it may be good and cannot be used here.
         """
         try:
-            connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, isolation_level=None, timeout=1.0)
+            connection = sqlite3.connect(
+                f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None, timeout=1.0
+            )
         except sqlite3.Error as error:
             if not path.exists():
                 raise JournalError("is missing", where=str(path)) from error
@@ -101,7 +104,7 @@ class Journal:
             _settle(connection)
             memory = _load(connection)
             # What a killed agent wrote may still be only in the page cache: make it durable before believing it.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            _make_durable(connection, path)
         except BaseException as error:
             connection.close()
             raise _named(error, path) from error
@@ -169,6 +172,19 @@ def _settle(connection: sqlite3.Connection) -> None:
     found = connection.execute("PRAGMA quick_check").fetchone()[0]
     if found != "ok":
         raise JournalError(f"quick_check: {found}")
+
+
+def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", "") != "SQLITE_FULL":
+            raise
+        # A full disk has no room to move the log into the database; as it is, both can be read, and both are synced.
+        for part in (path, Path(f"{path}-wal")):
+            if part.exists():
+                with part.open("rb") as handle:
+                    os.fsync(handle.fileno())
 
 
 def _load(connection: sqlite3.Connection) -> Memory:

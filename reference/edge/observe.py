@@ -48,6 +48,7 @@ class Eyes:
         self.blind = False
         """Whether the last look failed: the view is an old one then."""
         self.running: Image | None = None
+        self.has_looked = False
 
     async def look(self, record: UpdateRecord) -> World:
         """Observe, probing the one that runs. An engine that does not answer is an error in the last known world."""
@@ -57,7 +58,7 @@ class Eyes:
             self.failed(error, None)
             self.blind = True
         else:
-            self.blind = False
+            self.blind, self.has_looked = False, True
         running = [c for c in self.view.containers if c.life]
         self.running = running[0].image if len(running) == 1 else None
         if len(running) == 1:

@@ -200,6 +200,7 @@ async def test_a_device_without_a_floor_obeys_after_the_answer_to_its_birth(
 ) -> None:
     talk = Talk(bench, monkeypatch)
     talk.agent.change(Memory(UpdateRecord("epoch-2")))
+    await talk.agent._eyes.look(talk.memory.record)  # It says nothing before that.
     task = asyncio.create_task(talk.conversation.run())
     try:
         talk.link.events.put_nowait(Connected())
