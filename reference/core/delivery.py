@@ -58,6 +58,17 @@ def advance(memory: Memory, record: UpdateRecord) -> Memory:
     return _report(memory, _report_of(record, record.job))
 
 
+def remind(memory: Memory) -> Memory:
+    """Memory with the open job's report made anew: a long step is not to be taken for silence.
+
+    The driver asks for it every `Limits.remind_ms`, well within the service's progress deadline.
+    """
+    record = memory.record
+    if record.job is None or record.outcome is not None:
+        return memory
+    return _report(memory, _report_of(record, record.job))
+
+
 def receive(memory: Memory, command: Command, now_ms: int | None, limits: Limits) -> tuple[Memory, Verdict]:
     """Take a verified command for this device. `now_ms` is None when the clock is not trusted."""
     record = memory.record
@@ -258,6 +269,18 @@ def birth(client: ClientState, epoch: str, floor: int | None) -> tuple[ClientSta
         return client, BirthVerdict.KNOWN
     replaced = client.replaced if client.epoch is None else client.replaced | {client.epoch}
     return replace(client, epoch=epoch, replaced=replaced, sequence=-1), BirthVerdict.NEW
+
+
+def orphaned(job: Job, verdict: BirthVerdict, open_job_id: str | None) -> Job:
+    """The job after a birth: one that ran in a journal which is gone has nobody left who would report its end.
+
+    `open_job_id` is what the new journal says it works on. A job that no device has taken is still to be sent.
+    """
+    lost = verdict is BirthVerdict.NEW and job.status is JobStatus.IN_PROGRESS and job.id != open_job_id
+    if not lost:
+        return job
+    message = "the device lost its journal while the job ran"
+    return replace(job, status=JobStatus.FAILED, reason=Reason.JOURNAL_CORRUPT, message=message)
 
 
 def birth_floor(client: ClientState, untaken_generation: int | None) -> int:

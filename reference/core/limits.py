@@ -33,6 +33,8 @@ class Limits:
     """Least wait after a registry said that it is asked too often."""
     outbox_resend_ms: int = 5_000
     """A status that the service has not acknowledged is sent again after this long."""
+    remind_ms: int = 300_000
+    """A job that has had nothing to report for this long is reported again: a sixth of the service's patience."""
     images_kept: int = 3
     """Current, previous, and one on its way: more are never on the disk after a cleanup."""
     clock_skew_ms: int = 300_000

@@ -22,7 +22,14 @@ from reference.edge.agent import Agent
 from reference.edge.settings import EdgeSettings
 from reference.protocol import topics
 from reference.protocol.envelope import CommandRefusedError, PublicKey, open_envelope
-from reference.protocol.models import Birth, CancelCommand, Reply, StatusMessage, UpdateCommand
+from reference.protocol.models import (
+    JOB_ID_PATTERN,
+    Birth,
+    CancelCommand,
+    Reply,
+    StatusMessage,
+    UpdateCommand,
+)
 from reference.support.mqtt import Connected, Disconnected, Message, MqttLink
 
 log = logging.getLogger("reference.edge")
@@ -34,8 +41,6 @@ UNANSWERED_SENDS = 3
 """After so many sends without an acknowledgement a report is followed by a birth."""
 PUBLISH_TIMEOUT_S = 10.0
 IDLE_S = 1.0
-JOB_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
-"""Of reference.protocol.models.JobId."""
 
 
 def agent_version() -> str:
@@ -61,6 +66,7 @@ class Conversation:
         self._born_at = 0.0
         self._sent_at: dict[int, float] = {}
         self._sends: Counter[int] = Counter()
+        self._reported_at = time.monotonic()
         self._told_digest: str | None = None
         self._drifted_at: float | None = None
         self._connected = asyncio.Event()
@@ -172,6 +178,7 @@ class Conversation:
             await self._connected.wait()
             with contextlib.suppress(BlackstartError):
                 self._notice()
+                self._remind()
                 await self._announce()
                 await self._report()
             await self._agent.outbox_changed(IDLE_S)
@@ -193,6 +200,12 @@ class Conversation:
         drifted = self._drifted_at is not None and time.monotonic() - self._drifted_at >= DRIFT_S
         if drifted or any(sends >= UNANSWERED_SENDS for sends in self._sends.values()):
             self._be_born()
+
+    def _remind(self) -> None:
+        """Say that a job still runs when it has had nothing new to say for long."""
+        if time.monotonic() - self._reported_at >= self._agent.limits.remind_ms / 1000:
+            self._reported_at = time.monotonic()
+            self._agent.change(delivery.remind(self._agent.memory))
 
     async def _announce(self) -> None:
         """Say who we are until it is answered; not before we have looked what runs."""
@@ -229,6 +242,7 @@ class Conversation:
                 log.error("a report cannot be sent", extra={"job": report.job_id, "detail": str(error)})
                 continue
             self._sends[report.sequence] += 1
+            self._reported_at = time.monotonic()
             self._told_digest = running.digest if running is not None else None
             await self._publish(topics.Kind.STATUS, status)
         waiting = {report.sequence for report in self._agent.memory.outbox}

@@ -23,12 +23,17 @@ SCHEMA_VERSION = 1
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_TEXT = 1000
 """Longest message for people, in characters; what is longer is cut where it is made."""
+MAX_TRIAL_PART_MS = 480_000
+"""Longest start period, window or stable time of a health check. The device says nothing during a trial, so all three
+together (24 min) have to stay below the service's progress deadline (ServiceLimits.progress_deadline_ms: 30 min):
+otherwise a healthy update would be given up as silent."""
+JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 _MAX_INT = 2**53 - 1
 """The largest whole number that every JSON reader keeps (RFC 8259, section 6)."""
 
 TenantId = Annotated[str, Field(pattern=TENANT_PATTERN)]
 ClientId = Annotated[str, Field(pattern=CLIENT_PATTERN)]
-JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+JobId = Annotated[str, Field(pattern=JOB_ID_PATTERN)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Repository = Annotated[
     str, Field(max_length=255, pattern=r"^[A-Za-z0-9.\-\[\]:]+(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$")
@@ -41,6 +46,7 @@ Floor = Annotated[int, Field(ge=0, le=_MAX_INT)]
 Sequence = Annotated[int, Field(ge=0, le=_MAX_INT)]
 InstantMs = Annotated[int, Field(ge=0, le=_MAX_INT)]
 DurationMs = Annotated[int, Field(ge=0, le=_MAX_INT)]
+TrialPartMs = Annotated[int, Field(ge=0, le=MAX_TRIAL_PART_MS)]
 # A NUL is text to JSON and an error to some databases; it means nothing in a message.
 Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(lambda text: text.replace("\0", "\ufffd"))]
 Probe = Annotated[str, Field(max_length=255, pattern=r"^/[!-~]*$")]
@@ -81,9 +87,9 @@ class HealthSpec(_Part):
     """What counts as healthy; meaning and units: reference.core.model.Health."""
 
     probe: Probe = "/healthz"
-    start_period_ms: DurationMs = 10_000
-    window_ms: DurationMs = 60_000
-    stable_for_ms: DurationMs = 10_000
+    start_period_ms: TrialPartMs = 10_000
+    window_ms: TrialPartMs = 60_000
+    stable_for_ms: TrialPartMs = 10_000
 
     @classmethod
     def from_core(cls, health: core.Health) -> Self:

@@ -50,10 +50,12 @@ def take_birth(
         last_seen_ms=now_ms,
     )
     records.save_client(connection, client, seen)
+    before, after = _end_orphan(connection, seen, verdict, birth.open_job_id, now_ms)
     waiting = prepare(connection, records.list_waiting(connection, tenant, client_id), now_ms, limits)
     floor = delivery.birth_floor(state, _untaken(connection, seen, waiting))
     answer = BirthAnswer(nonce=birth.nonce, journal_epoch=birth.journal_epoch, floor=floor)
-    return Ingested(verdict.value, Reply(tenant_id=tenant, client_id=client_id, birth=answer), waiting)
+    reply = Reply(tenant_id=tenant, client_id=client_id, birth=answer)
+    return Ingested(verdict.value, reply, waiting, before, after)
 
 
 def take_status(
@@ -118,6 +120,19 @@ def end_overdue(
         if job != before.job:
             ended.append((before, records.save_job(connection, before, job, now_ms, told=False)))
     return ended
+
+
+def _end_orphan(
+    connection: Connection, client: ClientRecord, verdict: BirthVerdict, open_job_id: str | None, now_ms: int
+) -> tuple[JobRecord, JobRecord] | tuple[None, None]:
+    """The job that a lost journal took with it, before and after; None twice when there is none."""
+    opened = records.find_open_job(connection, client.tenant, client.id)
+    if opened is None:
+        return None, None
+    job = delivery.orphaned(opened.job, verdict, open_job_id)
+    if job == opened.job:
+        return None, None
+    return opened, records.save_job(connection, opened, job, now_ms, told=False)
 
 
 def _pending(record: JobRecord, waiting: Waiting, now_ms: int) -> bool:

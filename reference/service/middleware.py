@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 
@@ -12,6 +14,11 @@ from reference.service.metrics import Metrics
 from reference.service.problems import problem
 
 MAX_BODY_BYTES = 64 * 1024
+DRAIN_BYTES = 16 * 1024 * 1024
+"""How much of a body that is too large is taken in and thrown away, so that its sender gets to read the answer: a
+connection closed over unread bytes is reset (RFC 9112, section 9.6)."""
+DRAIN_S = 5.0
+"""How long that may take."""
 log = logging.getLogger(__name__)
 
 
@@ -64,6 +71,7 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
     """The whole body, None when it is too large: nothing of it is kept then."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value[:20]) > MAX_BODY_BYTES:
+            await _drain(scope, receive)
             return None
     body = bytearray()
     while True:
@@ -71,10 +79,27 @@ async def _read(scope: Scope, receive: Receive) -> bytes | None:
         if message["type"] != "http.request":
             return bytes(body)
         body += message.get("body", b"")
+        more = message.get("more_body", False)
         if len(body) > MAX_BODY_BYTES:
+            if more:
+                await _drain(scope, receive)
             return None
-        if not message.get("more_body", False):
+        if not more:
             return bytes(body)
+
+
+async def _drain(scope: Scope, receive: Receive) -> None:
+    """Discard what is left of a body, within bounds. A sender that waits to be asked for it is not asked."""
+    if any(name == b"expect" for name, _ in scope["headers"]):
+        return
+    left = DRAIN_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while left > 0:
+                message = await receive()
+                if not message.get("more_body", False):
+                    return
+                left -= len(message.get("body", b""))
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

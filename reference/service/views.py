@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 
 from reference.core.job import JobStatus
 from reference.core.model import Outcome, Phase
-from reference.protocol.models import ClientId, Digest, DurationMs, Probe, Repository, Version
+from reference.protocol.models import ClientId, Digest, Probe, Repository, TrialPartMs, Version
 from reference.service.records import ClientRecord, JobRecord, VersionRecord
 
 
@@ -39,9 +39,9 @@ class HealthRequest(_Given):
     """How a version proves that it is healthy; what is not given is as the service was started with."""
 
     probe: Probe | None = None
-    start_period_ms: DurationMs | None = None
-    window_ms: DurationMs | None = None
-    stable_for_ms: DurationMs | None = None
+    start_period_ms: TrialPartMs | None = None
+    window_ms: TrialPartMs | None = None
+    stable_for_ms: TrialPartMs | None = None
 
 
 class VersionRequest(_Given):

@@ -180,6 +180,22 @@ def test_a_new_epoch_replaces_the_old_one_for_good() -> None:
     assert verdict is BirthVerdict.REPLACED and again.epoch == "b"
 
 
+@pytest.mark.parametrize("status", JobStatus)
+@pytest.mark.parametrize("verdict", BirthVerdict)
+@pytest.mark.parametrize("open_job_id", [None, "j", "k"])
+def test_only_a_running_job_that_a_new_journal_does_not_know_is_lost(
+    status: JobStatus, verdict: BirthVerdict, open_job_id: str | None
+) -> None:
+    job = Job("j", 1, status, Phase.PULLING, epoch="a", sequence=4)
+    after = delivery.orphaned(job, verdict, open_job_id)
+    if verdict is BirthVerdict.NEW and status is JobStatus.IN_PROGRESS and open_job_id != "j":
+        assert (after.status, after.reason, after.outcome) == (JobStatus.FAILED, Reason.JOURNAL_CORRUPT, None)
+        assert after.message == "the device lost its journal while the job ran"
+        assert (after.phase, after.epoch, after.sequence) == (job.phase, job.epoch, job.sequence)
+    else:
+        assert after == job
+
+
 def test_the_floor_of_an_answer_lets_the_untaken_command_through() -> None:
     client = ClientState(issued=6)
     assert delivery.birth_floor(client, None) == 6
@@ -258,6 +274,19 @@ def test_a_count_is_no_news() -> None:
     assert (
         delivery.advance(memory, replace(memory.record, reason=Reason.PULL_STALLED)).outbox != memory.outbox
     )
+
+
+def test_a_long_step_is_not_silence() -> None:
+    driver = device()
+    assert delivery.remind(driver.memory) == driver.memory, "without a job there is nothing to say"
+    driver.tell(command(2, "v2"))
+    driver.run(until=in_phase(Phase.PULLING))
+    told = acknowledged(driver.memory)
+    reminded = delivery.remind(told)
+    assert statuses(reminded) == [("job-2", JobStatus.IN_PROGRESS)]
+    assert reminded.outbox[0].sequence > told.sequence and reminded.record == told.record
+    driver.run(until=in_phase(Phase.CLEANING_UP))
+    assert delivery.remind(driver.memory) == driver.memory, "an end is told once"
 
 
 # ---- the service's sending

@@ -14,6 +14,7 @@ import pytest
 
 from reference.core import delivery
 from reference.core.errors import JournalError, Reason
+from reference.core.model import Phase
 from reference.core.update import UpdateRecord
 from reference.edge import conversation as conversing
 from reference.edge.conversation import Conversation
@@ -21,7 +22,7 @@ from reference.edge.journal import Journal, _make_durable
 from reference.protocol.envelope import generate_key, key_ring, public_key, sign
 from reference.protocol.models import Birth, BirthAnswer, Reply, parse_birth
 from reference.support.mqtt import Connected
-from tests.edge.bench import Bench, FakeLink, benched, installed
+from tests.edge.bench import Bench, FakeLink, benched, command, installed
 from tests.edge.test_puback import REPLIES
 
 KEY = generate_key()
@@ -114,6 +115,20 @@ async def test_a_report_that_stays_unanswered_brings_a_birth(bench: Bench) -> No
         again = await device.more_births_than(known)
         assert again.nonce != device.births()[0].nonce
         assert device.statuses() >= conversing.UNANSWERED_SENDS
+
+
+async def test_a_long_step_is_told_again(bench: Bench) -> None:
+    bench.runtime.install(installed(1).image, 1)
+    bench.runtime.hold["pull"] = asyncio.Event()
+    agent = bench.start(UpdateRecord("epoch", floor=1, current=installed(1)))
+    agent.limits = replace(agent.limits, remind_ms=30)
+    async with speaking(bench) as device:
+        bench.order(command(2))
+        await bench.until(lambda: bench.record.phase is Phase.PULLING)
+        before = agent.memory.sequence
+        await bench.until(lambda: agent.memory.sequence >= before + 2)
+        assert bench.record.phase is Phase.PULLING
+        assert device.statuses() >= 2
 
 
 class _Full:

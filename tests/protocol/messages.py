@@ -11,6 +11,7 @@ from reference.core.errors import Reason
 from reference.core.job import JobStatus
 from reference.core.model import Outcome, Phase
 from reference.protocol.models import (
+    MAX_TRIAL_PART_MS,
     Acknowledgement,
     Birth,
     BirthAnswer,
@@ -44,8 +45,9 @@ images = _make(
     digest=digests,
     version=words,
 )
+parts = st.integers(0, MAX_TRIAL_PART_MS)
 healths = _make(
-    HealthSpec, probe=st.just("/healthz"), start_period_ms=counts, window_ms=counts, stable_for_ms=counts
+    HealthSpec, probe=st.just("/healthz"), start_period_ms=parts, window_ms=parts, stable_for_ms=parts
 )
 updates = _make(
     UpdateCommand,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reference.core import model as core
 from reference.core.errors import CommandError, Reason
 from reference.core.job import JobStatus, Report
+from reference.core.limits import DEFAULT_SERVICE_LIMITS
 from reference.core.model import Outcome, Phase
 from reference.protocol import models
 from reference.protocol.models import (
@@ -79,6 +80,13 @@ def test_names_on_the_wire_are_camel_case() -> None:
     assert json.loads(messages.update().to_bytes())["health"]["startPeriodMs"] == 10_000
 
 
+def test_the_longest_trial_ends_before_the_service_gives_it_up() -> None:
+    longest = dict.fromkeys(("startPeriodMs", "windowMs", "stableForMs"), models.MAX_TRIAL_PART_MS)
+    health = models.parse_update(_changed(health=longest)).to_core().health
+    whole = health.start_period_ms + health.window_ms + health.stable_for_ms
+    assert whole < DEFAULT_SERVICE_LIMITS.progress_deadline_ms
+
+
 def test_unknown_fields_are_tolerated() -> None:
     assert models.parse_update(_changed(novelty={"a": 1}, policy={"snapshot": True})) == messages.update()
 
@@ -115,6 +123,9 @@ def test_an_unknown_version_is_refused_as_such() -> None:
         ({"image": {"repository": "r/x", "digest": messages.DIGEST, "version": ""}}, "image.version"),
         ({"health": {"probe": "healthz"}}, "health.probe"),
         ({"health": {"windowMs": -1}}, "health.windowMs"),
+        ({"health": {"startPeriodMs": 480_001}}, "health.startPeriodMs"),
+        ({"health": {"windowMs": 480_001}}, "health.windowMs"),
+        ({"health": {"stableForMs": 480_001}}, "health.stableForMs"),
         ({"policy": 3}, "policy"),
     ],
 )

@@ -102,12 +102,14 @@ class Device:
     sequence: int = 0
     running: Image = field(default_factory=lambda: Image("localhost:5000/opc", OLD_DIGEST, "1.0"))
 
-    async def birth(self, floor: int | None = 0, epoch: str | None = None) -> str:
+    async def birth(
+        self, floor: int | None = 0, epoch: str | None = None, open_job_id: str | None = None
+    ) -> str:
         """Announce it; the nonce."""
         nonce = uuid.uuid4().hex
         message = Birth(
             nonce=nonce, journal_epoch=epoch or self.epoch, generation=floor, running_digest=self.running.digest,
-            running_version=self.running.version, agent_version="0.1.0",
+            running_version=self.running.version, agent_version="0.1.0", open_job_id=open_job_id,
         )  # fmt: skip
         await self.link.bring(topics.birth(self.tenant, self.client), message.to_bytes())
         return nonce

@@ -274,7 +274,15 @@ async def test_what_the_framework_refuses_is_a_problem_too(service: Service) -> 
     assert "GET" in wrong.headers["allow"]
 
 
-async def test_a_large_body_is_refused_before_it_is_read(service: Service) -> None:
+@pytest.mark.parametrize("field", ["startPeriodMs", "windowMs", "stableForMs"])
+async def test_a_trial_that_would_outlast_the_deadline_is_refused(service: Service, field: str) -> None:
+    answer = await service.post("/api/v1/versions", VERSION | {"health": {field: 480_001}})
+    problem(answer, 422, "invalid_input")
+    answer = await service.post("/api/v1/versions", VERSION | {"health": {field: 480_000}})
+    assert answer.status_code == 201
+
+
+async def test_a_large_body_is_refused_and_not_kept(service: Service) -> None:
     async def endless() -> Any:
         while True:
             yield b" " * 10_000

@@ -142,6 +142,35 @@ async def test_the_floor_of_a_new_journal_covers_all_that_was_issued(
     assert (answer.floor, answer.journal_epoch) == (1, "epoch-2")
 
 
+async def test_a_job_that_ran_in_a_lost_journal_ends_at_once(service: Service, device: Device) -> None:
+    await service.prepare()
+    await device.birth()
+    lost = await service.order()
+    await device.tell(device.report(lost, 1, JobStatus.IN_PROGRESS))
+    await device.birth()
+    assert (await service.job(lost))["status"] == "IN_PROGRESS", "it has only connected again"
+    await device.birth(floor=None, epoch="epoch-2")
+    job = await service.job(lost)
+    assert (job["status"], job["reason"]["code"]) == ("FAILED", "journal_corrupt")
+    answer = (await device.replies(4))[-1].birth
+    assert answer is not None and answer.floor == 1
+    following = await service.order()
+    assert (await device.commands(2))[-1].job_id == following, "the client can be updated again"
+
+
+async def test_a_new_journal_does_not_end_what_it_knows_nor_what_was_never_taken(
+    service: Service, device: Device
+) -> None:
+    await service.prepare()
+    await device.birth()
+    job = await service.order()
+    await device.birth(floor=None, epoch="epoch-2")
+    assert (await service.job(job))["status"] == "QUEUED"
+    await device.tell(device.report(job, 1, JobStatus.IN_PROGRESS), epoch="epoch-2")
+    await device.birth(floor=1, epoch="epoch-3", open_job_id=job)
+    assert (await service.job(job))["status"] == "IN_PROGRESS"
+
+
 async def test_a_service_restored_from_a_backup_goes_above_what_the_device_knows(
     service: Service, device: Device
 ) -> None:

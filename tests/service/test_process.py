@@ -89,6 +89,35 @@ async def test_starts_answers_and_ends(arguments: dict[str, str], number: signal
         assert await process.wait() == 0
 
 
+async def _post(port: int, body: bytes, headers: bytes) -> bytes:
+    """The answer, read only once everything is sent, as simple clients do."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"POST /api/v1/clients HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n" + body)
+        await writer.drain()
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_the_sender_of_a_large_body_gets_to_read_that_it_is_too_large(
+    arguments: dict[str, str],
+) -> None:
+    large = 5_000_000
+    async with _process(arguments) as process, asyncio.timeout(PATIENCE_S):
+        assert process.stdout is not None
+        port = json.loads(await process.stdout.readline())["port"]
+        told = b"Content-Length: %d\r\n" % large
+        for _ in range(10):
+            assert (await _post(port, b" " * large, told)).startswith(b"HTTP/1.1 413 ")
+        chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (large, b" " * large)
+        assert (await _post(port, chunks, b"Transfer-Encoding: chunked\r\n")).startswith(b"HTTP/1.1 413 ")
+        one_part = b"%x\r\n%s\r\n0\r\n\r\n" % (65_537, b" " * 65_537)
+        assert (await _post(port, one_part, b"Transfer-Encoding: chunked\r\n")).startswith(b"HTTP/1.1 413 ")
+        waits = await _post(port, b"", told + b"Expect: 100-continue\r\n")
+        assert waits.startswith(b"HTTP/1.1 413 "), "nobody asked for the body"
+
+
 BAD = {
     "--host": ["0.0.0.0", "example.org"],
     "--port": ["x", "70000"],
@@ -97,7 +126,9 @@ BAD = {
     "--ca": ["ABSENT"],
     "--cert": ["FILE"],
     "--signing-key": ["ABSENT", "FILE", "OTHER"],
-    "--health-window-ms": ["-1"],
+    "--health-window-ms": ["-1", "480001"],
+    "--health-start-period-ms": ["480001"],
+    "--health-stable-for-ms": ["480001"],
     "--health-probe": ["no-path"],
     "--novelty": ["1"],
 }

@@ -8,9 +8,10 @@ RUN/containers/ID/                   launch.json, state.json, exit.json, lock, l
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,13 @@ from reference.support.files import fsync_dir, write_durably
 
 POLICIES = ("no", "always", "unless-stopped")
 _ID = re.compile(r"g(\d{1,19})-[0-9a-f]{8}")
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Says nothing of a file, only of the moment."""
+log = logging.getLogger("reference.edge")
+
+
+class DamagedError(EngineError):
+    """A container's description is lost or damaged: nobody can say any more what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +58,9 @@ class ContainerStore:
             folder.mkdir(parents=True, exist_ok=True)
 
     def ids(self) -> list[str]:
-        """All, by generation and then by name."""
-        found = [p.name for p in self._durable.iterdir() if _ID.fullmatch(p.name)]
+        """All, by generation and then by name; also one of which only the run folder is left: it may still run."""
+        folders = (self._durable, self._run) if self._run.is_dir() else (self._durable,)
+        found = {p.name for folder in folders for p in folder.iterdir() if _ID.fullmatch(p.name)}
         return sorted(found, key=lambda name: (int(name[1:].partition("-")[0]), name))
 
     def run_dir(self, container_id: str) -> Path:
@@ -69,24 +78,51 @@ class ContainerStore:
         return _ID.fullmatch(container_id) is not None and (self._durable / container_id).is_dir()
 
     def spec(self, container_id: str) -> ContainerSpec:
-        """What it was created as, with its present restart policy. Raises EngineError."""
+        """What it was created as, with its present restart policy; a damaged policy is `no`, to be set anew.
+
+        Raises EngineError; DamagedError when that can never be read again.
+        """
         if not self.exists(container_id):
-            raise EngineError(f"there is no container {container_id!r}")
+            raise DamagedError(f"there is no container {container_id!r}")
         folder = self._durable / container_id
         try:
             body = unseal((folder / "container.json").read_bytes())
             image = Image(**body["image"])
-            policy = (folder / "policy").read_text("utf-8")
-            return ContainerSpec(body["generation"], image, body["mounts"], body["environment"], policy)
+            return ContainerSpec(
+                body["generation"], image, body["mounts"], body["environment"], self._policy(folder)
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno in _PASSING:
+                raise EngineError(f"container {container_id} cannot be read now: {error}") from error
             what = f"the description of container {container_id} is damaged: {error}"
-            raise EngineError(what, where=str(folder), todo="Remove the container.") from error
+            raise DamagedError(what, where=str(folder), todo="Remove the container.") from error
+
+    @staticmethod
+    def _policy(folder: Path) -> str:
+        try:
+            policy = (folder / "policy").read_bytes().decode("ascii", "replace")
+        except FileNotFoundError:
+            policy = ""
+        return policy if policy in POLICIES else "no"
 
     def specs(self) -> Iterator[tuple[str, ContainerSpec]]:
-        """All whose description is whole; a damaged one is nobody's current, and remove still takes it."""
+        """All whose description is whole. Raises EngineError when one cannot be read now."""
         for container_id in self.ids():
-            with contextlib.suppress(EngineError):
+            try:
                 yield container_id, self.spec(container_id)
+            except DamagedError:
+                continue
+
+    def damaged(self) -> list[str]:
+        """All whose description is not whole, each with a word in the log. Raises EngineError as `specs` does."""
+        found = []
+        for container_id in self.ids():
+            try:
+                self.spec(container_id)
+            except DamagedError as error:
+                log.error("a container is damaged", extra={"container": container_id, "why": str(error)})
+                found.append(container_id)
+        return found
 
     def create(self, spec: ContainerSpec) -> str:
         """Durably, in one step. One of the same generation and image is kept. Raises EngineError."""

@@ -41,6 +41,8 @@ _START_S = 10.0
 """Longest wait for a shim to say that the workload runs."""
 _END_S = 5.0
 """Longest wait for killed processes to be gone."""
+_STRAY_GRACE_MS = 1_000
+"""What a running container whose description is lost gets to end by itself."""
 _BASE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
 
 
@@ -76,8 +78,15 @@ class ProcessRuntime:
         return self._boot_id
 
     async def observe(self) -> EngineView:
-        """See the port. An image is read whole once in a process life, in a thread."""
+        """See the port. An image is read whole once in a process life, in a thread.
+
+        A container whose description is lost or damaged is nobody's: it could run beside the client. It is ended and
+        removed before anything is answered, and nothing is answered while that fails.
+        """
         with _failures("look at images and containers"):
+            for container_id in self._containers.damaged():
+                await self.stop(container_id, _STRAY_GRACE_MS)
+                await asyncio.to_thread(self._containers.remove, container_id)
             images = await asyncio.to_thread(self._images.states)
             facts = [await self._facts(name, spec) for name, spec in list(self._containers.specs())]
         return EngineView(tuple(facts), images)
@@ -126,6 +135,18 @@ class ProcessRuntime:
                     0.002
                 )  # a shim has only just been spawned: let it come far enough to be ended
         raise EngineError(f"{container_id} cannot be stopped: something holds its lock", todo="See its shim.")
+
+    async def stop_all(self, grace_ms: int) -> None:
+        """Stop every container there is, all at once, also those whose description cannot be read.
+
+        Each gets `grace_ms` between SIGTERM and SIGKILL. Raises EngineError, after all were tried.
+        """
+        with _failures("look at containers"):
+            names = self._containers.ids()
+        ends = await asyncio.gather(*(self.stop(name, grace_ms) for name in names), return_exceptions=True)
+        for end in ends:
+            if end is not None:
+                raise end
 
     async def _end(self, container_id: str, grace_ms: int) -> None:
         lives = self._containers.lives(container_id)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -186,6 +189,86 @@ async def test_what_a_dead_agent_had_only_just_spawned_is_stopped_too(bench: Pro
     await asyncio.wait([task])
     await (await bench.again()).stop(name, 1000)
     assert bench.processes() == []
+
+
+def _damage(bench: ProcessBench, name: str, how: str) -> None:
+    folder = bench.state_dir / "containers" / name
+    path = folder / "container.json"
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:40])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "flipped":
+        path.write_bytes(path.read_bytes().replace(b"generation", b"generatiom"))
+    elif how == "absent":
+        path.unlink()
+    elif how == "folder":
+        shutil.rmtree(folder)
+    else:
+        path.unlink()
+        (bench.run_dir / "containers" / name / "state.json").write_bytes(b"")
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "flipped", "absent", "folder", "state too"])
+async def test_a_damaged_container_never_runs_beside_another(
+    bench: ProcessBench, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    marker = bench.folder / "child"
+    name = await made(bench, DOUBLE_FORK % (str(marker), 600))
+    await bench.runtime.start(name)
+    await until(lambda: marker.exists() and marker.read_text() != "")
+    whole = await made(bench, SLEEPER, 2)
+    await bench.runtime.start(whole)
+    pid = state_of(bench, whole)["pid"]
+    _damage(bench, name, how)
+    facts = await one(await bench.again())
+    assert (facts.id, facts.state) == (whole, ContainerState.RUNNING)
+    assert bench.workloads() == [pid]
+    assert name in [getattr(record, "container", None) for record in caplog.records]
+    assert not (bench.state_dir / "containers" / name).exists()
+    assert not (bench.run_dir / "containers" / name).exists()
+
+
+async def test_a_container_that_cannot_be_read_for_a_moment_is_not_touched(
+    bench: ProcessBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await made(bench)
+    await bench.runtime.start(name)
+
+    def busy(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.read_bytes", busy)
+        with pytest.raises(EngineError):
+            await bench.runtime.observe()
+    assert (await one(bench.runtime)).state is ContainerState.RUNNING
+
+
+@pytest.mark.parametrize("policy", [None, b"", b"\xff\xfe", b"alw"])
+async def test_a_damaged_policy_is_none(bench: ProcessBench, policy: bytes | None) -> None:
+    name = await made(bench)
+    await bench.runtime.set_restart_policy(name, "always")
+    await bench.runtime.start(name)
+    path = bench.state_dir / "containers" / name / "policy"
+    path.unlink()
+    if policy is not None:
+        path.write_bytes(policy)
+    facts = await one(bench.runtime)
+    assert (facts.state, facts.restart_policy) == (ContainerState.RUNNING, "no")
+    await bench.runtime.set_restart_policy(name, "always")
+    assert (await one(bench.runtime)).restart_policy == "always"
+
+
+async def test_stop_all_stops_also_what_cannot_be_read(bench: ProcessBench) -> None:
+    names = [await made(bench, SLEEPER, generation) for generation in (1, 2, 3)]
+    for name in names[:2]:
+        await bench.runtime.start(name)
+    _damage(bench, names[0], "truncated")
+    await bench.runtime.stop_all(1000)
+    assert bench.processes() == []
+    await bench.runtime.stop_all(1000)
+    assert {facts.id for facts in (await bench.runtime.observe()).containers} == set(names[1:])
 
 
 async def test_another_kernel_boot_empties_the_run_folder(bench: ProcessBench) -> None:
