@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
+import os
 import secrets
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,10 +37,27 @@ from reference.support.processes import ManagedProcess, ProcessError, start_modu
 
 HOST = "127.0.0.1"
 TENANT = "acme"
+CLIENT_GRACE_MS = 1_000
 DEMO_HEALTH = Health(probe="/healthz", start_period_ms=1_000, window_ms=3_000, stable_for_ms=1_000)
 """Short, for a workload that starts in milliseconds and people who look on."""
 REGISTRY_USER, PUBLISHER = "device", "publisher"
 """Accounts of a registry: the one that devices pull with, and the one that may push."""
+
+LOCK_WAIT_S = 3.0
+"""How long the parts of a stack that was killed may take to end, before the folder counts as in use."""
+
+
+@contextlib.contextmanager
+def folder_errors(data: Path) -> Iterator[None]:
+    """What the disk refuses is the folder's trouble, and so the caller's to change: OSError becomes InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"cannot be used: {error.strerror or error}",
+            where=str(error.filename2 or error.filename or data),
+            todo="Move it away, or give --data another folder.",
+        ) from None
 
 
 def free_port() -> int:
@@ -115,6 +134,7 @@ class Stack:
     _parts: dict[str, ManagedProcess] = field(default_factory=dict)
     _registries: dict[str, RegistryHandle] = field(default_factory=dict)
     broker_port: int = 0
+    _lock: int | None = None
 
     async def __aenter__(self) -> Stack:
         try:
@@ -129,14 +149,35 @@ class Stack:
 
     async def start(self) -> None:
         """Start everything but devices. Raises BlackstartError with the part's log when one does not come up."""
-        try:
+        with folder_errors(self.data):
             self.data.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot be used: {error.strerror}", where=str(self.data), todo="Give --data."
-            ) from None
-        await asyncio.gather(self.start_broker(), self.start_registry("registry", self.registry_port))
-        await self.start_service()
+            await self._take_folder()
+            first = self.start_broker(), self.start_registry("registry", self.registry_port)
+            # Both to their end: what is still being started when the other fails would not be stopped.
+            for outcome in await asyncio.gather(*first, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+            await self.start_service()
+
+    async def _take_folder(self) -> None:
+        """Lock the folder. The parts inherit the lock, so it is held until the last one has ended, too."""
+        if self._lock is not None:
+            return
+        lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            async with asyncio.timeout(LOCK_WAIT_S):
+                while not _locked(lock):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        except BaseException as error:
+            os.close(lock)
+            if isinstance(error, TimeoutError):
+                raise InputError(
+                    "another blackstart runs on this folder",
+                    where=str(self.data),
+                    todo="End that one first, or give --data another folder.",
+                ) from None
+            raise
+        self._lock = lock
 
     async def start_broker(self) -> None:
         """Start the broker, or start it again on the same port."""
@@ -169,8 +210,10 @@ class Stack:
         folder = self.data / name
         folder.mkdir(parents=True, exist_ok=True)
         users = folder / "users.json"
-        pull, push = (_secret(folder / f"{name}-password") for name in (REGISTRY_USER, PUBLISHER))
-        if not users.exists():
+        secret_files = [folder / f"{account}-password" for account in (REGISTRY_USER, PUBLISHER)]
+        known = users.exists() and all(_read_secret(path) for path in secret_files)
+        pull, push = (_secret(path) for path in secret_files)
+        if not known:
             device, publisher = make_user(REGISTRY_USER, pull), make_user(PUBLISHER, push, push=True)
             RegistryUsers({REGISTRY_USER: device, PUBLISHER: publisher}).save(users)
         arguments = [
@@ -194,6 +237,9 @@ class Stack:
         for name in ("service", *(n for n in self._parts if n not in ("service", "broker")), "broker"):
             with contextlib.suppress(ServiceError):
                 await self.stop_part(name)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def registry(self, name: str = "registry") -> RegistryHandle:
         """The registry of that name."""
@@ -204,12 +250,25 @@ class Stack:
     async def add_device(self, client_id: str, limits: Mapping[str, int] | None = None) -> Device:
         """Set a device up and register its client; its agent is not started yet."""
         device = Device(client_id, self.data / "devices" / client_id, self._port_of(client_id))
+        with folder_errors(self.data):
+            self._write_device(device, limits or {})
+        self.devices[client_id] = device
+        async with self.api() as api:
+            answer = await api.post("/api/v1/clients", json={"clientId": client_id})
+        if answer.status_code not in (200, 201):
+            raise ServiceError(f"the client {client_id} could not be registered: {answer.text}")
+        return device
+
+    def _write_device(self, device: Device, limits: Mapping[str, int]) -> None:
+        """Its folders, its certificate, and the configurations of its client and its agent."""
         for folder in (device.state_dir, device.run_dir, device.samples.parent):
             folder.mkdir(parents=True, exist_ok=True)
         client_config = device.root / "client.json"
         settings: dict[str, object] = {"port": device.client_port, "source": {"kind": "simulated", "seed": 1}}
         write_durably(client_config, json.dumps(settings).encode())
-        certificate = DevelopmentCA.open_or_create(self.data / "ca").issue_device(self.tenant, client_id)
+        certificate = DevelopmentCA.open_or_create(self.data / "ca").issue_device(
+            self.tenant, device.client_id
+        )
         broker = {
             "host": HOST, "port": self.broker_port,
             "ca": str(certificate.ca), "cert": str(certificate.cert), "key": str(certificate.key),
@@ -221,29 +280,25 @@ class Stack:
         mounts = {"/data": str(device.samples.parent), "/etc/opc-client/config.json": str(client_config)}
         config = {
             "tenant_id": self.tenant,
-            "client_id": client_id,
+            "client_id": device.client_id,
             "state_dir": str(device.state_dir),
             "run_dir": str(device.run_dir),
             "broker": broker,
             "registries": registries,
             "client": {"port": device.client_port, "mounts": mounts},
             "command_keys": [str(command_signing_key(self.data / "signing").public)],
-            "limits": dict(limits or {}),
+            "limits": dict(limits),
             "seed": self.seed,
         }
         write_durably(device.config, json.dumps(config, indent=1).encode())
-        self.devices[client_id] = device
-        async with self.api() as api:
-            answer = await api.post("/api/v1/clients", json={"clientId": client_id})
-        if answer.status_code not in (200, 201):
-            raise ServiceError(f"the client {client_id} could not be registered: {answer.text}")
-        return device
 
     async def start_agent(self, device: Device, *arguments: str, pausing: bool = False) -> None:
         """Start (or start again) the device's agent."""
         log = device.root / "agent.log"
         module = self.agents.pausing if pausing else self.agents.usual
-        device.agent = await start_module(module, "--config", str(device.config), *arguments, log_path=log)
+        device.agent = await start_module(
+            module, "--config", str(device.config), *arguments, log_path=log, keep_open=self._held()
+        )
         await device.agent.ready()
 
     def runtime(self, device: Device) -> ProcessRuntime:
@@ -255,9 +310,7 @@ class Stack:
         if device.agent is not None and device.agent.alive:
             await device.agent.stop()
         runtime = self.runtime(device)
-        for container in (await runtime.observe()).containers:
-            if container.life:
-                await runtime.stop(container.id, 1_000)
+        await runtime.stop_all(CLIENT_GRACE_MS)
         await runtime.close()
 
     # ---- versions
@@ -272,7 +325,10 @@ class Stack:
         """Build, push and register a version of the client; answers its digest."""
         folder, layout = self.data / "images" / version / "folder", self.data / "images" / version / "layout"
         handle = self._registries[registry]
-        digest = await asyncio.to_thread(_build_and_push, folder, layout, version, defect, handle)
+        with folder_errors(self.data):
+            digest = await _to_its_end(
+                asyncio.to_thread(_build_and_push, folder, layout, version, defect, handle)
+            )
         self.digests[version] = digest
         body = {
             "version": version,
@@ -287,6 +343,12 @@ class Stack:
         }
         async with self.api() as api:
             answer = await api.post("/api/v1/versions", json=body)
+        if answer.status_code == httpx.codes.CONFLICT:
+            raise InputError(
+                f"the version {version} is known here as another image, or at another address of the registry",
+                where=str(self.data),
+                todo="Has ports.json been lost? Remove the folder, or give --data another one.",
+            )
         if answer.status_code not in (200, 201):
             raise ServiceError(f"the version {version} could not be registered: {answer.text}")
         return digest
@@ -307,8 +369,13 @@ class Stack:
         headers = {"Authorization": f"Bearer {self.token()}"}
         return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=10.0, trust_env=False)
 
+    def _held(self) -> tuple[int, ...]:
+        return () if self._lock is None else (self._lock,)
+
     async def _start_part(self, name: str, module: str, *arguments: str) -> int:
-        process = await start_module(module, *arguments, log_path=self.data / "logs" / f"{name}.log")
+        process = await start_module(
+            module, *arguments, log_path=self.data / "logs" / f"{name}.log", keep_open=self._held()
+        )
         self._parts[name] = process
         try:
             port = (await process.ready()).get("port")
@@ -325,32 +392,67 @@ class Stack:
 
     def _remembered(self, name: str) -> int:
         """The port that a part had: versions and devices name it, so it stays the same over starts."""
-        try:
-            return int(json.loads((self.data / "ports.json").read_text())[name])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
+        return _port(_read_object(self.data / "ports.json").get(name))
 
     def _remember(self, name: str, port: int) -> None:
         path = self.data / "ports.json"
-        try:
-            ports = json.loads(path.read_text())
-        except (OSError, ValueError):
-            ports = {}
-        write_durably(path, json.dumps({**ports, name: port}).encode())
+        write_durably(path, json.dumps({**_read_object(path), name: port}).encode())
 
     def _port_of(self, client_id: str) -> int:
-        try:
-            known = json.loads((self.data / "devices" / client_id / "client.json").read_text())
-            return int(known["port"])
-        except (OSError, ValueError, KeyError):
-            return free_port()
+        return (
+            _port(_read_object(self.data / "devices" / client_id / "client.json").get("port")) or free_port()
+        )
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    """The JSON object of a file; empty for a file that is lost or damaged: it is made anew."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _port(value: object) -> int:
+    """A port that was kept, 0 for what is none."""
+    return value if type(value) is int and 1 <= value <= 65_535 else 0
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read_secret(path: Path) -> str:
+    """The password in a file; empty when there is none or it is damaged."""
+    try:
+        found = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+    return found if found.isascii() and found.isprintable() else ""
 
 
 def _secret(path: Path) -> str:
-    """A password that is kept in a file, made when there is none."""
-    if not path.exists():
-        write_durably(path, secrets.token_urlsafe(24).encode())
-    return path.read_text()
+    """A password that is kept in a file, made when there is none that is good."""
+    if not (found := _read_secret(path)):
+        found = secrets.token_urlsafe(24)
+        write_durably(path, found.encode())
+    return found
+
+
+async def _to_its_end(work: Coroutine[None, None, str]) -> str:
+    """A thread cannot be cancelled: a cancellation waits for it, or it would write into a folder that is gone."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # Nobody asks for it any more.
+        raise
 
 
 def _build_and_push(

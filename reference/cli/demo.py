@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,19 +19,27 @@ _COLOURS = {"pass": "green", "fail": "red", "unknown": "yellow"}
 
 
 def run(only: list[str], seed: int | None, report_path: Path, keep: Path | None, as_json: bool) -> int:
-    """Play, show, write; answers the exit code."""
+    """Play, show, write; answers the exit code, 128 + N when signal N ended it."""
     from rich.console import Console
 
     stories = chosen(only)
     progress = Console(stderr=True)
-    with progress.status("starting") as line:
+    told: list[int] = []
+    try:
+        with progress.status("starting") as line:
 
-        def say(story: str, what: str) -> None:
-            line.update(f"[bold]{story}[/bold]  {what}")
-            if what in _COLOURS:
-                progress.print(f"  [{_COLOURS[what]}]{what:7}[/] {story}")
+            def say(story: str, what: str) -> None:
+                line.update(f"[bold]{story}[/bold]  {what}")
+                if what in _COLOURS:
+                    progress.print(f"  [{_COLOURS[what]}]{what:7}[/] {story}")
 
-        report = asyncio.run(run_demo(stories, seed, say, keep))
+            report = asyncio.run(_unwinding(run_demo(stories, seed, say, keep), told))
+    except (asyncio.CancelledError, OSError):  # OSError: the terminal is gone, and the progress with it
+        if not told:
+            raise
+        with contextlib.suppress(OSError):
+            print("blackstart: interrupted", file=sys.stderr)
+        return 128 + told[0]
     write_report(report, report_path)
     if as_json:
         sys.stdout.write(report.to_json() + "\n")
@@ -37,6 +48,24 @@ def run(only: list[str], seed: int | None, report_path: Path, keep: Path | None,
         console = Console() if sys.stdout.isatty() else Console(width=120)
         _show(console, report, report_path)
     return report.exit_code()
+
+
+async def _unwinding(play: Coroutine[None, None, Report], told: list[int]) -> Report:
+    """Play until a signal: the first is written to `told` and cancels, so that everything is stopped on the way out.
+
+    The later ones change nothing: an impatient second Ctrl-C would leave clients behind.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(play)
+
+    def end(number: int) -> None:
+        if not told:
+            told.append(number)
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish is kept
+            loop.add_signal_handler(number, end, number)
+    return await task
 
 
 def _show(console: Console, report: Report, path: Path) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
 from pathlib import Path
 
 from reference.cli.api import address_file
-from reference.stack import Stack
+from reference.core.errors import InputError
+from reference.stack import Stack, folder_errors
 from reference.support.files import write_durably
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends it: Ctrl-C, being asked to, and the terminal that is closed."""
 DEVICE = "edge-1"
 VERSIONS = (
     ("1.0.0", None),
@@ -22,15 +26,19 @@ VERSIONS = (
 
 
 def run_up(data: Path, port: int, as_json: bool) -> None:
-    """Start, print where everything is, and stay until SIGINT or SIGTERM."""
+    """Start, print where everything is, and stay until SIGINT, SIGTERM or SIGHUP. Raises InputError for a folder that cannot be used."""
+    if data == Path():
+        # An unset variable (--data "$DATA") arrives as this, too: folders would be strewn over where one stands.
+        raise InputError("a stack wants a folder of its own", where="--data", todo="Name the folder.")
     asyncio.run(_up(data.absolute(), port, as_json))
 
 
 async def _up(data: Path, port: int, as_json: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish is kept
+            loop.add_signal_handler(number, stop.set)
     _say("starting the broker, the registry and the service ...")
     async with Stack(data, service_port=port) as stack:
         _say("publishing " + ", ".join(version for version, _ in VERSIONS) + " ...")
@@ -48,7 +56,8 @@ async def _up(data: Path, port: int, as_json: bool) -> None:
             "token": stack.token(),
         }
         path = address_file(data)
-        await asyncio.to_thread(write_durably, path, json.dumps(found).encode())
+        with folder_errors(data):
+            await asyncio.to_thread(write_durably, path, json.dumps(found).encode())
         try:
             _show(found, as_json)
             await stop.wait()
@@ -73,4 +82,5 @@ def _show(found: dict[str, str], as_json: bool) -> None:
 
 
 def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # The terminal may be gone: that is what SIGHUP says.
+        print(what, file=sys.stderr, flush=True)

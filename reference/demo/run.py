@@ -93,7 +93,7 @@ async def run_demo(
     Raises BlackstartError when the stack itself does not come up.
     """
     began, report = time.monotonic(), Report()
-    with tempfile.TemporaryDirectory(prefix="blackstart-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="blackstart-", ignore_cleanup_errors=True) as scratch:
         async with Stack(keep or Path(scratch), seed=seed, agents=agents) as stack, stack.api() as api:
             benches = await _set_up(stack, stories, say, api)
             for story, bench in zip(stories, benches, strict=True):

@@ -123,6 +123,7 @@ def test_help_names_every_command_and_loads_nothing_heavy(tmp_path: Path) -> Non
         (["registry", "--data", "reg"], "nobody could pull"),
         (["registry", "--data", "reg", "--users", "absent"], "absent"),
         (["up", "--data", "/proc/blackstart"], "cannot be used"),
+        (["up", "--data", ""], "a folder of its own"),
     ],
     ids=lambda given: " ".join(given)[:40] if isinstance(given, list) else "",
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -122,3 +123,40 @@ async def test_much_output_does_not_block_it(start: Start) -> None:
     async with asyncio.timeout(10):
         assert await process.wait() == 0
     assert process.log_path.stat().st_size > 3_000_000
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""  # empty for a zombie
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl(2)")
+async def test_a_child_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(READY + WAIT)
+    (tmp_path / "parent.py").write_text(
+        "import asyncio, sys\nfrom pathlib import Path\nfrom reference.support.processes import start_module\n"
+        "async def main():\n"
+        '    child = await start_module("child", log_path=Path(sys.argv[1]))\n'
+        "    await child.ready()\n"
+        '    print(\'{"ready": true, "child": %d}\' % child.pid, flush=True)\n'
+        "    await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    extra = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    parent = await start_module(
+        "parent", str(tmp_path / "log"), env_extra=extra, log_path=tmp_path / "parent.log"
+    )
+    try:
+        child = (await parent.ready(10))["child"]
+    finally:
+        await parent.kill()
+    assert isinstance(child, int)
+    try:
+        async with asyncio.timeout(5):
+            while _lives(child):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        os.kill(child, signal.SIGKILL)
+        raise
