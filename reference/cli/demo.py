@@ -63,7 +63,8 @@ async def _unwinding(play: Coroutine[None, None, Report], told: list[int]) -> Re
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish is kept
+        # nohup's wish is kept. SIGINT is ignored from the start in any script's background job: no wish.
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, end, number)
     return await task
 

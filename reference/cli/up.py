@@ -37,7 +37,8 @@ async def _up(data: Path, port: int, as_json: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish is kept
+        # nohup's wish is kept. SIGINT is ignored from the start in any script's background job: no wish.
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop.set)
     _say("starting the broker, the registry and the service ...")
     async with Stack(data, service_port=port) as stack:

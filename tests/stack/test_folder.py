@@ -57,6 +57,8 @@ async def blackstart(folder: Path, *arguments: str) -> AsyncIterator[asyncio.sub
         sys.executable, "-m", "blackstart", *arguments, cwd=folder,
         env={**environment, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        # As a script's background job begins: it can be ended by SIGINT all the same.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
     try:
         yield process
