@@ -14,7 +14,7 @@ from reference.cli.output import BAD_INPUT, FAILED, UNKNOWN, show_json, show_tab
 app = typer.Typer(
     name="blackstart",
     help="Update software on fleets of edge devices, and prove that the update survives anything.\n\n"
-    "Start with `blackstart demo` (every promise, shown in a minute) or `blackstart up` (the whole stack, to try).\n\n"
+    "Start with `blackstart demo` (every promise, shown in half a minute) or `blackstart up` (the whole stack, to try).\n\n"
     "Exit codes: 0 good, 1 the thing failed, 2 bad usage or input, 3 unknown.",
     no_args_is_help=True,
     add_completion=False,

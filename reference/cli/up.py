@@ -49,7 +49,7 @@ async def _up(data: Path, port: int, as_json: bool) -> None:
         await stack.start_agent(device)
         found = {
             "url": stack.url,
-            "docs": f"{stack.url}/docs",
+            "openapi": f"{stack.url}/api/v1/openapi.json",
             "broker": f"mqtts://127.0.0.1:{stack.broker_port}",
             "registry": stack.registry().host,
             "client": f"http://127.0.0.1:{device.client_port}/healthz",
@@ -71,13 +71,13 @@ def _show(found: dict[str, str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(found), flush=True)
         return
-    for name in ("url", "docs", "broker", "registry", "client"):
+    for name in ("url", "openapi", "broker", "registry", "client"):
         print(f"{name:>9}  {found[name]}")
     print(f"\nAn Administrator's token, for another terminal:\n\nexport TOKEN={found['token']}\n")
     print(
         f"Install the first version, then update it:\n\n"
-        f"  blackstart update {found['device']} --to 1.0.0 --wait\n"
-        f"  blackstart update {found['device']} --to 2.0.0 --wait\n\nCtrl-C stops everything.",
+        f"  {sys.argv[0]} update {found['device']} --to 1.0.0 --wait\n"
+        f"  {sys.argv[0]} update {found['device']} --to 2.0.0 --wait\n\nCtrl-C stops everything.",
         flush=True,
     )
 
