@@ -91,6 +91,8 @@ class EdgeSettings(_Part):
         for name in given:
             if name not in known:
                 raise ValueError(f"{name!r} is not a limit; known: {', '.join(sorted(known))}")
+            if name in ("poll_ms", "watch_ms") and given[name] == 0:
+                raise ValueError(f"{name} has to be at least 1: 0 would look without a pause")
         return given
 
 

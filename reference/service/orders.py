@@ -43,7 +43,7 @@ def order_update(
     if (opened := records.find_open_job(connection, caller.tenant, client_id)) is not None:
         raise ConflictError(
             f"client {client_id} has an open job: {opened.job.id} ({opened.job.status.value})",
-            todo="Wait for its end, or cancel it.",
+            todo="Wait for its end, or cancel it: POST /api/v1/jobs/{jobId}/cancel.",
             job_id=opened.job.id,
         )
     generation = next_generation(client.state)

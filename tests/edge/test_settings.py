@@ -14,6 +14,7 @@ from reference.core.errors import InputError
 from reference.edge import main as edge
 from reference.edge.settings import load_settings
 from reference.support import logging as json_logging
+from tests.edge.bench import edge_settings
 
 ROOT = Path(__file__).parents[2]
 GOOD: dict[str, object] = {
@@ -158,3 +159,9 @@ def test_so_it_does_when_what_the_file_names_is_wrong(
     for field in ("state_dir", "run_dir"):
         assert f"{field}: file" in refused(changed(field, "file/x"))
     assert "TLS files" in refused(GOOD)
+
+
+@pytest.mark.parametrize("name", ["poll_ms", "watch_ms"])
+def test_a_loop_without_a_pause_cannot_be_ordered(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        edge_settings(tmp_path, limits={name: 0})
