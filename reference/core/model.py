@@ -63,6 +63,18 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class Policy:
+    """How to update, beyond what is always done."""
+
+    snapshot: bool = False
+    """Copy the volume while nothing runs on it, and bring the copy back when the update rolls back."""
+    probation_ms: int = 0
+    """For so long after the commit a version that cannot be healthy falls back to previous."""
+    lock_wait_ms: int = 0
+    """For so long the switch waits while the update lock is taken."""
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A verified order to run `image`. `generation` is the service's counter per client, strictly rising."""
 
@@ -72,6 +84,9 @@ class Command:
     health: Health
     expires_at_ms: int
     """Wall time in ms since 1970."""
+    policy: Policy = Policy()
+    correlation_id: str | None = None
+    """Names the request that began it all, in every log from the API to the device and back."""
 
 
 @dataclass(frozen=True, slots=True)

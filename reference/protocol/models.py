@@ -28,6 +28,11 @@ MAX_TRIAL_PART_MS = 480_000
 together (24 min) have to stay below the service's progress deadline (ServiceLimits.progress_deadline_ms: 30 min):
 otherwise a healthy update would be given up as silent."""
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
+CORRELATION_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
+MAX_PROBATION_MS = 30 * 24 * 3600 * 1000
+"""Longest probation: 30 days."""
+MAX_LOCK_WAIT_MS = 24 * 3600 * 1000
+"""Longest wait for the update lock: as long as a command lives."""
 _MAX_INT = 2**53 - 1
 """The largest whole number that every JSON reader keeps (RFC 8259, section 6)."""
 
@@ -49,6 +54,7 @@ DurationMs = Annotated[int, Field(ge=0, le=_MAX_INT)]
 TrialPartMs = Annotated[int, Field(ge=0, le=MAX_TRIAL_PART_MS)]
 # A NUL is text to JSON and an error to some databases; it means nothing in a message.
 Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(lambda text: text.replace("\0", "\ufffd"))]
+CorrelationId = Annotated[str, Field(pattern=CORRELATION_PATTERN)]
 Probe = Annotated[str, Field(max_length=255, pattern=r"^/[!-~]*$")]
 
 
@@ -107,7 +113,22 @@ class HealthSpec(_Part):
 
 
 class Policy(_Part):
-    """How to update, beyond what is always done. Nothing is known yet; a newer sender's wishes are tolerated."""
+    """How to update, beyond what is always done; meaning: reference.core.model.Policy."""
+
+    snapshot: bool = False
+    probation_ms: Annotated[int, Field(ge=0, le=MAX_PROBATION_MS)] = 0
+    lock_wait_ms: Annotated[int, Field(ge=0, le=MAX_LOCK_WAIT_MS)] = 0
+
+    @classmethod
+    def from_core(cls, policy: core.Policy) -> Self:
+        """Raises pydantic.ValidationError for what cannot go over the wire."""
+        return cls(
+            snapshot=policy.snapshot, probation_ms=policy.probation_ms, lock_wait_ms=policy.lock_wait_ms
+        )
+
+    def to_core(self) -> core.Policy:
+        """The same, as core knows it."""
+        return core.Policy(self.snapshot, self.probation_ms, self.lock_wait_ms)
 
 
 class UpdateCommand(_Message):
@@ -123,6 +144,7 @@ class UpdateCommand(_Message):
     image: ImageSpec
     health: HealthSpec = HealthSpec()
     policy: Policy = Policy()
+    correlation_id: CorrelationId | None = None
 
     @classmethod
     def from_core(cls, command: core.Command, tenant_id: str, client_id: str, issued_at_ms: int) -> Self:
@@ -136,12 +158,20 @@ class UpdateCommand(_Message):
             expires_at=command.expires_at_ms,
             image=ImageSpec.from_core(command.image),
             health=HealthSpec.from_core(command.health),
+            policy=Policy.from_core(command.policy),
+            correlation_id=command.correlation_id,
         )
 
     def to_core(self) -> core.Command:
         """The same, as core knows it."""
         return core.Command(
-            self.job_id, self.generation, self.image.to_core(), self.health.to_core(), self.expires_at
+            self.job_id,
+            self.generation,
+            self.image.to_core(),
+            self.health.to_core(),
+            self.expires_at,
+            self.policy.to_core(),
+            self.correlation_id,
         )
 
 
@@ -154,6 +184,7 @@ class CancelCommand(_Message):
     job_id: JobId
     generation: Generation
     issued_at: InstantMs
+    correlation_id: CorrelationId | None = None
 
 
 class BirthAnswer(_Part):
@@ -197,7 +228,12 @@ class Birth(_Message):
     generation: Floor | None = None
     running_digest: Digest | None = None
     running_version: Version | None = None
+    previous_digest: Digest | None = None
+    """What a rollback would bring back."""
+    previous_version: Version | None = None
     open_job_id: JobId | None = None
+    hold: bool = False
+    """An operator on the device has forbidden every change."""
     agent_version: Annotated[str, Field(max_length=64)] = ""
 
 
@@ -222,11 +258,23 @@ class StatusMessage(_Message):
     reason: ReasonSpec | None = None
     running_digest: Digest | None = None
     running_version: Version | None = None
+    previous_digest: Digest | None = None
+    previous_version: Version | None = None
     downtime_ms: DurationMs | None = None
+    correlation_id: CorrelationId | None = None
     at: InstantMs
 
     @classmethod
-    def from_core(cls, report: Report, epoch: str, running: core.Image | None, at_ms: int) -> Self:
+    def from_core(
+        cls,
+        report: Report,
+        epoch: str,
+        running: core.Image | None,
+        at_ms: int,
+        *,
+        previous: core.Image | None = None,
+        correlation_id: str | None = None,
+    ) -> Self:
         """`at_ms` is the device's own clock, for people only. Messages for people are cut to MAX_TEXT."""
         reason = None
         if report.reason is not None:
@@ -243,7 +291,10 @@ class StatusMessage(_Message):
             reason=reason,
             running_digest=running.digest if running is not None else None,
             running_version=running.version if running is not None else None,
+            previous_digest=previous.digest if previous is not None else None,
+            previous_version=previous.version if previous is not None else None,
             downtime_ms=report.downtime_ms,
+            correlation_id=correlation_id,
             at=at_ms,
         )
 

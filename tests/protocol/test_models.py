@@ -88,7 +88,27 @@ def test_the_longest_trial_ends_before_the_service_gives_it_up() -> None:
 
 
 def test_unknown_fields_are_tolerated() -> None:
-    assert models.parse_update(_changed(novelty={"a": 1}, policy={"snapshot": True})) == messages.update()
+    assert models.parse_update(_changed(novelty={"a": 1}, policy={"novelty": True})) == messages.update()
+
+
+def test_policy_and_correlation_reach_core_and_come_back() -> None:
+    policy = {"snapshot": True, "probationMs": 86_400_000, "lockWaitMs": 5_000}
+    parsed = models.parse_update(_changed(policy=policy, correlationId="req-1.a_B"))
+    command = parsed.to_core()
+    assert (command.policy.snapshot, command.policy.probation_ms, command.policy.lock_wait_ms) == (
+        True,
+        86_400_000,
+        5_000,
+    )
+    assert command.correlation_id == "req-1.a_B"
+    again = models.UpdateCommand.from_core(command, parsed.tenant_id, parsed.client_id, parsed.issued_at)
+    assert again == parsed
+
+
+@pytest.mark.parametrize("wrong", ["", "a b", "x" * 65, "a\nb", 3])
+def test_a_correlation_that_would_break_a_log_line_is_refused(wrong: object) -> None:
+    with pytest.raises(CommandError, match="pattern|string"):
+        models.parse_update(_changed(correlationId=wrong))
 
 
 def test_an_unknown_version_is_refused_as_such() -> None:
