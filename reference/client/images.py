@@ -15,6 +15,7 @@ DEFECTS = {
     "dies-in-window": 300,
     "ignores-sigterm": 0,
     "slow-start": 500,
+    "bad-migration": 0,
 }
 """Every defect that the client knows, with its default `after_ms`."""
 _APP = Path(__file__).with_name("app")

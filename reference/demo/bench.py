@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeVar
+from urllib.parse import quote
 
 import httpx
 
 from reference.core.errors import ServiceError
 from reference.core.model import Phase
-from reference.demo.observer import Observer, Seen, client_processes
-from reference.stack import Device, Stack
+from reference.demo.front import Front
+from reference.demo.observer import Observer, Seen, ask, client_processes
+from reference.pki.authority import DevelopmentCA
+from reference.pki.names import SERVICE_NAME
+from reference.protocol import topics
+from reference.stack import HOST, Device, Stack
+from reference.support.mqtt import Connected, MqttLink, TlsFiles
 
 OLD, NEW = "1.0.0", "2.0.0"
 POLL_S = 0.05
@@ -34,6 +43,10 @@ class Bench:
     stack: Stack
     device: Device
     api: httpx.AsyncClient
+    front: Front
+    version: str
+    """What is asked for."""
+    begins: str | None
     say: Callable[[str], None]
     observer: Observer | None = None
     seen: Seen = field(default_factory=Seen)
@@ -41,21 +54,50 @@ class Bench:
     ended_ms: float = 0.0
     job: dict[str, object] = field(default_factory=dict)
     notes: dict[str, object] = field(default_factory=dict)
+    marks: list[tuple[float, str]] = field(default_factory=list)
+    """What was done from outside, and when (wall time, ms)."""
 
-    async def command(self, version: str) -> str:
-        """Ask for a version; answers the job's id."""
-        self.observer = Observer(
-            self.device.client_port, self.device.state_dir / "engine", self.stack.digests[OLD]
-        )
-        self.observer.start()
+    def mark(self, what: str) -> None:
+        """Remember that something was done from outside, now."""
+        self.marks.append((time.time() * 1000, what))
+        self.say(what)
+
+    def observe(self) -> None:
+        """Begin to watch the client, if nobody does yet."""
+        if self.observer is None:
+            kept = self.stack.digests[self.begins] if self.begins is not None else None
+            self.observer = Observer(self.device.client_port, self.device.state_dir / "engine", kept)
+            self.observer.start()
+
+    async def probe(self) -> str | None:
+        """The version that answers well now, if one does."""
+        answer = await asyncio.to_thread(ask, self.device.client_port)
+        return answer.version if answer.good else None
+
+    def repository(self) -> str:
+        """Where the good version is kept."""
+        return f"{self.stack.registry().host}/opc-client"
+
+    async def command(self) -> str:
+        """Ask for the story's version; answers the job's id."""
+        self.observe()
         await asyncio.sleep(0.1)  # A floor of good answers before anything happens.
         self.commanded_ms = time.time() * 1000
+        self.mark("update")
         answer = await self.api.post(
-            f"/api/v1/clients/{self.device.client_id}/update", json={"targetVersion": version}
+            f"/api/v1/clients/{self.device.client_id}/update", json={"targetVersion": self.version}
         )
         if answer.status_code != 202:
             raise ServiceError(f"the update was not accepted: {answer.status_code} {answer.text}")
         return str(answer.json()["jobId"])
+
+    def end(self) -> None:
+        """The story has no job of its own, and ends here."""
+        self.ended_ms = time.time() * 1000
+
+    async def settle(self) -> None:
+        """Let the observer see a little more."""
+        await asyncio.sleep(0.3)
 
     async def finish(self, job_id: str) -> None:
         """Wait for the job's end, then let the observer see a little more."""
@@ -66,7 +108,8 @@ class Bench:
 
         self.job = await until(ended, JOB_DEADLINE_S, f"job {job_id} did not end")
         self.ended_ms = time.time() * 1000
-        await asyncio.sleep(0.3)
+        self.mark(f"job {str(self.job.get('status')).lower()}")
+        await self.settle()
 
     async def look(self, job_id: str) -> dict[str, object]:
         """The job as the API shows it; empty while the service does not answer."""
@@ -87,6 +130,12 @@ class Bench:
 
         await until(there, JOB_DEADLINE_S, f"job {job_id} never reached {phase.value}")
 
+    async def stop_agent(self) -> None:
+        """End the agent as an operator does; the client runs on."""
+        if self.device.agent is not None:
+            await self.device.agent.stop()
+        self.mark("agent stopped")
+
     async def pause_at(self, phase: Phase) -> None:
         """Run the device's agent so that it stands still once `phase` is durable."""
         if self.device.agent is not None:
@@ -106,7 +155,7 @@ class Bench:
 
     async def kill_everything(self) -> None:
         """SIGKILL for the agent, the shims and the client at once: processes are gone, the page cache is not."""
-        self.say("killing agent and client")
+        self.mark("killed")
         if self.device.agent is not None:
             await self.device.agent.kill()
         for pid in device_processes(self.device):
@@ -120,14 +169,62 @@ class Bench:
 
     async def boot(self) -> None:
         """What a boot forgets is forgotten; then the agent starts as it would at boot."""
-        self.say("booting")
+        self.mark("boot")
         shutil.rmtree(self.device.run_dir)
         self.device.run_dir.mkdir()
         await self.stack.start_agent(self.device)
 
+    async def stored_command(self, job_id: str) -> bytes:
+        """The very bytes of a job's command, from the service's outbox."""
+        return await asyncio.to_thread(_stored_command, self.stack, job_id)
+
+    async def deliver(self, *payloads: bytes) -> None:
+        """Publish bytes as commands to the device.
+
+        Only the service may, so it makes room for as long as its certificate is used here.
+        """
+        await self.stack.stop_part("service")
+        try:
+            files = DevelopmentCA.open_or_create(self.stack.data / "ca").issue_service()
+            tls = TlsFiles(files.ca, files.cert, files.key)
+            link = MqttLink(HOST, self.stack.broker_port, SERVICE_NAME, tls=tls, subscriptions=())
+            await link.start()
+            try:
+                async with asyncio.timeout(10):
+                    while not isinstance(await link.events.get(), Connected):
+                        pass
+                topic = topics.update(self.stack.tenant, self.device.client_id)
+                for payload in payloads:
+                    await link.publish(topic, payload, timeout_s=5.0)
+                    self.notes["delivered"] = int(str(self.notes.get("delivered", 0))) + 1
+                    self.mark("bytes delivered")
+            finally:
+                await link.stop()
+        finally:
+            await self.stack.start_service()
+
+    def refusals(self) -> list[dict[str, object]]:
+        """What the agent's log says of commands: `reason` of the refused ones, `verdict` on the others."""
+        found = []
+        for line in self.device.log.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and entry.get("message") in ("refused", "command"):
+                    found.append(entry)
+        return found
+
     def client_pids(self) -> list[int]:
         """Living client processes."""
         return client_processes(os.fsencode(str(self.device.state_dir / "engine")))
+
+
+def _stored_command(stack: Stack, job_id: str) -> bytes:
+    database = next((stack.data / "service").glob("*.db"))
+    with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+        row = connection.execute(
+            "SELECT payload FROM outbox WHERE job = ? AND kind = 'update'", (job_id,)
+        ).fetchone()
+    return bytes(row[0])
 
 
 def device_processes(device: Device) -> list[int]:

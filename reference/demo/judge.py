@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,9 +12,10 @@ from reference.core import invariants
 from reference.core.errors import BlackstartError, Reason
 from reference.core.job import Job, JobStatus
 from reference.core.model import Container, HealthState, Outcome, Phase, World
-from reference.demo.bench import OLD, Bench
-from reference.demo.observer import ask
-from reference.demo.stories import Story
+from reference.demo.bench import Bench
+from reference.demo.observer import Answer, ask
+from reference.demo.story import Story
+from reference.demo.timeline import timeline
 from reference.edge.journal import HistoryEntry, Journal
 from reference.edge.main import journal_path
 from reference.edge.settings import load_settings
@@ -48,8 +50,8 @@ async def judge(story: Story, bench: Bench) -> Judged:
     if agent is not None:
         await agent.stop()
     survivors = bench.client_pids()
-    last = ask(bench.device.client_port)
-    seen = bench.seen = observer.stop()
+    last = await asyncio.to_thread(ask, bench.device.client_port)
+    seen = bench.seen = await asyncio.to_thread(observer.stop)
     journal = Journal.open(journal_path(load_settings(bench.device.config)))
     memory, history = journal.memory, journal.history()
     journal.close()
@@ -63,16 +65,20 @@ async def judge(story: Story, bench: Bench) -> Judged:
         *invariants.converged(memory.record, world),
         *invariants.status_not_ahead(memory),
         *invariants.one_install_per_generation(_switches(history)),
-        *invariants.agrees(_job(bench), ended.outcome if ended else None, ended.reason if ended else None),
     ]
+    if bench.job:
+        outcome, reason = (ended.outcome, ended.reason) if ended else (None, None)
+        violations += invariants.agrees(_job(bench), outcome, reason)
     samples = samples_of(bench.device.samples)
     rollback_ms = _rollback_ms(bench, own)
     problems = [f"{v.invariant}: {v.detail}" for v in violations]
-    problems += _compare(story, bench, last.good, last.version, len(survivors), samples)
-    problems += _in_order(bench, own, ended)
+    problems += _said(story, bench)
+    problems += _seen(story, bench, last, len(survivors), samples)
+    problems += _in_order(bench, own, ended) if bench.job else _nothing_done(bench, history)
     if story.outcome is Outcome.ROLLED_BACK and rollback_ms is None:
         problems.append("the old version was never seen to come back")
     evidence: dict[str, object] = {
+        "about": story.about,
         "job": bench.job,
         "probes": len(seen.answers),
         "probes_failed": sum(not a.good for a in seen.answers),
@@ -84,51 +90,89 @@ async def judge(story: Story, bench: Bench) -> Judged:
         "phases": [f"{e.phase}" for e in own],
         "journal_epoch": memory.record.epoch,
         "problems": problems,
+        "timeline": timeline(bench, own),
         **bench.notes,
     }
     return Judged(
         story.name,
-        str(bench.job.get("outcome") or ("rejected" if bench.job.get("status") == "REJECTED" else "none")),
-        str(_reason_of(bench) or ""),
-        seen.downtime_ms(),
+        str(bench.job.get("outcome") or _without_outcome(bench)),
+        str(_reason_of(bench) or story.refused or ""),
+        seen.downtime_ms() if story.begins is not None else None,
         rollback_ms,
         Verdict.FAIL if problems else Verdict.PASS,
         evidence,
     )
 
 
-def _compare(
-    story: Story, bench: Bench, good: bool, version: str | None, processes: int, samples: Samples
-) -> list[str]:
-    seen, problems = bench.seen, []
-    reason = _reason_of(bench)
-    if bench.job.get("outcome") != story.outcome.value:
-        problems.append(f"the API says {bench.job.get('outcome')}, expected {story.outcome.value}")
+def _without_outcome(bench: Bench) -> str:
+    if not bench.job:
+        return "refused"
+    return "rejected" if bench.job.get("status") == "REJECTED" else "none"
+
+
+def _said(story: Story, bench: Bench) -> list[str]:
+    """What the service and the device said, against what they had to say."""
+    problems = []
+    outcome, reason = bench.job.get("outcome"), _reason_of(bench)
+    wanted = story.outcome.value if story.outcome else None
+    if outcome != wanted:
+        problems.append(f"the API says {outcome}, expected {wanted}")
     if reason != (story.reason.value if story.reason else None):
         problems.append(f"the reason is {reason}, expected {story.reason.value if story.reason else None}")
-    if not good or version != story.runs:
-        problems.append(f"in the end {version} answers (healthy: {good}), expected {story.runs}")
+    if story.status is not None and bench.job.get("status") != story.status.value:
+        problems.append(f"the status is {bench.job.get('status')}, expected {story.status.value}")
+    if story.refused is not None:
+        reasons = [entry.get("reason") or entry.get("verdict") for entry in bench.refusals()]
+        if story.refused.value not in reasons:
+            problems.append(f"the device refused nothing for {story.refused.value}; it refused for {reasons}")
+    return problems
+
+
+def _seen(story: Story, bench: Bench, last: Answer, processes: int, samples: Samples) -> list[str]:
+    """What was seen from outside, against what had to be seen."""
+    seen, problems = bench.seen, []
+    if not last.good or last.version != story.runs:
+        problems.append(f"in the end {last.version} answers (healthy: {last.good}), expected {story.runs}")
     if processes != 1:
         problems.append(f"{processes} client processes live after the agent has ended, expected 1")
     if seen.most_processes > 1:
         problems.append(f"{seen.most_processes} client processes lived at once")
-    if not seen.answers or not seen.answers[0].good or seen.answers[0].version != OLD:
-        problems.append(f"the story did not begin with a healthy {OLD}")
+    first = seen.answers[0] if seen.answers else None
+    if story.begins is None:
+        if first is None or first.good:
+            problems.append("something answered before the first install")
+    elif first is None or not first.good or first.version != story.begins:
+        problems.append(f"the story did not begin with a healthy {story.begins}")
     if samples.broken_at is not None:
         problems.append(f"the samples break at line {samples.broken_at}: one is missing, repeated or torn")
     if not story.touches_client and seen.downtime_ms() > 0:
         problems.append(
             f"the client was down for {seen.downtime_ms()} ms though nothing should have touched it"
         )
-    if bench.notes.get("same_process_after_replay") is False:
-        problems.append("a replayed command restarted the client")
+    problems += [what for note, what in _MUST_HOLD.items() if bench.notes.get(note) is False]
     return problems
+
+
+_MUST_HOLD = {
+    "same_process_after_replay": "a message that had to be ignored restarted the client",
+    "client_untouched_by_damage": "the client was restarted when its agent found a damaged journal",
+}
+
+
+def _nothing_done(bench: Bench, history: list[HistoryEntry]) -> list[str]:
+    """A story without a job: the journal must not know of one that was sent by hand."""
+    sent = bench.notes.get("sent_generation")
+    begun = [e for e in history if e.generation == sent and e.phase is not Phase.IDLE]
+    return [f"generation {sent} was begun: {begun[0].phase}"] if begun else []
 
 
 def _in_order(bench: Bench, own: list[HistoryEntry], ended: HistoryEntry | None) -> list[str]:
     """Journal first, then act, then tell: compared by wall time, which is one clock here."""
     problems = []
-    down = bench.seen.first_failed_ms()
+    down = bench.seen.first_failed_ms() if bench.begins is not None else None
+    killed = next((at for at, what in bench.marks if what == "killed"), None)
+    if down is not None and killed is not None and down > killed:
+        down = None  # That was us.
     switching = next((e.at_ms for e in own if e.phase is Phase.SWITCHING), None)
     if down is not None and (switching is None or switching > down):
         problems.append("the client went down before `switching` was in the journal")
@@ -138,7 +182,7 @@ def _in_order(bench: Bench, own: list[HistoryEntry], ended: HistoryEntry | None)
         problems.append("the job was begun more than once")
     if bench.seen.image_missing:
         problems.append(
-            f"the image of {OLD} was missing at {bench.seen.image_missing} of {bench.seen.looks} looks"
+            f"the image of {bench.begins} was missing at {bench.seen.image_missing} of {bench.seen.looks} looks"
         )
     return problems
 
@@ -203,9 +247,9 @@ def _switches(history: list[HistoryEntry]) -> list[int]:
 
 def _rollback_ms(bench: Bench, own: list[HistoryEntry]) -> int | None:
     begun = next((e.at_ms for e in own if e.phase is Phase.ROLLING_BACK), None)
-    if begun is None:
+    if begun is None or bench.begins is None:
         return None
-    back = bench.seen.first_good_after(begun, OLD)
+    back = bench.seen.first_good_after(begun, bench.begins)
     return None if back is None else round(back - begun)
 
 
@@ -231,7 +275,13 @@ def _job(bench: Bench) -> Job:
 
 def unjudged(story: Story, bench: Bench, error: BlackstartError) -> Judged:
     """A story that could not be played to its end."""
-    evidence: dict[str, object] = {"problems": [f"not judged: {error}"], "job": bench.job, **bench.notes}
     if bench.observer is not None:
-        bench.observer.stop()
+        bench.seen = bench.observer.stop()
+    evidence: dict[str, object] = {
+        "about": story.about,
+        "problems": [f"not judged: {error}"],
+        "job": bench.job,
+        "timeline": timeline(bench, []),
+        **bench.notes,
+    }
     return Judged(story.name, "none", error.reason.value, None, None, Verdict.UNKNOWN, evidence)

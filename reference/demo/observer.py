@@ -70,10 +70,10 @@ class Seen:
 class Observer:
     """Watches one client from `start` to `stop`."""
 
-    def __init__(self, port: int, engine_dir: Path, kept_digest: str) -> None:
+    def __init__(self, port: int, engine_dir: Path, kept_digest: str | None) -> None:
         self._port = port
         self._marker = os.fsencode(str(engine_dir))
-        self._image = engine_dir / "images" / kept_digest.removeprefix("sha256:")
+        self._image = engine_dir / "images" / kept_digest.removeprefix("sha256:") if kept_digest else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"observer-{port}", daemon=True)
         self.seen = Seen()
@@ -96,7 +96,7 @@ class Observer:
             if began >= next_look:
                 alive = len(client_processes(self._marker))
                 self.seen.most_processes = max(self.seen.most_processes, alive)
-                self.seen.image_missing += not self._image.is_dir()
+                self.seen.image_missing += self._image is not None and not self._image.is_dir()
                 self.seen.looks += 1
                 next_look = began + LOOK_EVERY_S
             self._stop.wait(max(0.0, PROBE_EVERY_S - (time.monotonic() - began)))

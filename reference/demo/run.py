@@ -1,8 +1,9 @@
-"""Plays the stories one after the other on one stack, and makes the table and the report."""
+"""Plays the stories on one stack, and makes the report."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import tempfile
 import time
@@ -14,11 +15,16 @@ import httpx
 
 from reference.core.errors import BlackstartError, InputError, ServiceError
 from reference.demo.bench import JOB_DEADLINE_S, OLD, TERMINAL, Bench, until
+from reference.demo.front import FRONT, Front
 from reference.demo.judge import Judged, Verdict, judge, unjudged
-from reference.demo.stories import STORIES, Story
+from reference.demo.report import page
+from reference.demo.stories import STORIES
+from reference.demo.story import PLAIN, Published, Story
 from reference.stack import DEFAULT_AGENTS, Agents, Device, Stack
 from reference.support.files import write_durably
 
+LANES = 3
+"""Stories played at once, where they do not disturb each other."""
 LIMITS = {"pull_attempts_many": 4, "backoff_first_ms": 200, "backoff_limit_ms": 2_000}
 """The bounds on the demo's devices: a registry that is down is given up in seconds, not in minutes."""
 
@@ -90,61 +96,93 @@ async def run_demo(
     """Play and judge. `keep`: a folder for everything the parts leave behind; without it, it is removed.
     `agents`: other agents than the real ones, to show that the judge sees what is wrong.
 
-    Raises BlackstartError when the stack itself does not come up.
+    Stories that measure, or hurt what all share, are played alone; the others a few at a time. Raises BlackstartError
+    when the stack itself does not come up.
     """
-    began, report = time.monotonic(), Report()
+    began, report, front = time.monotonic(), Report(), Front()
+    judged: dict[str, Judged] = {}
     with tempfile.TemporaryDirectory(prefix="blackstart-", ignore_cleanup_errors=True) as scratch:
         async with Stack(keep or Path(scratch), seed=seed, agents=agents) as stack, stack.api() as api:
-            benches = await _set_up(stack, stories, say, api)
-            for story, bench in zip(stories, benches, strict=True):
-                report.stories.append(await _play(story, bench, say))
+            try:
+                await _set_up(stack, front, stories, say)
+                for story in (s for s in stories if s.alone):
+                    judged[story.name] = await _play(story, stack, front, api, say)
+                lanes = asyncio.Semaphore(LANES)
+
+                async def beside(story: Story) -> None:
+                    async with lanes:
+                        judged[story.name] = await _play(story, stack, front, api, say)
+
+                async with asyncio.TaskGroup() as group:
+                    for story in (s for s in stories if not s.alone):
+                        group.create_task(beside(story))
+            finally:
+                await front.stop()
+    report.stories = [judged[story.name] for story in stories]
     report.seconds = time.monotonic() - began
     return report
 
 
-async def _play(story: Story, bench: Bench, say: Say) -> Judged:
+async def _play(story: Story, stack: Stack, front: Front, api: httpx.AsyncClient, say: Say) -> Judged:
     say(story.name, story.about)
+    device = await stack.add_device(story.client_id, {**LIMITS, **story.limits}, story.settings)
+    bench = Bench(stack, device, api, front, story.version, story.begins, lambda what: say(story.name, what))
     try:
+        if story.begins is None:
+            await stack.start_agent(device)
+        else:
+            bench.notes["installed_by"] = await install(stack, device, api)
         await story.act(bench)
         judged = await judge(story, bench)
     except BlackstartError as error:
         judged = unjudged(story, bench, error)
     except httpx.HTTPError as error:
         judged = unjudged(story, bench, ServiceError(f"the service did not answer: {error!r}"))
+    except TimeoutError:
+        judged = unjudged(story, bench, ServiceError("the story did not come to its end in time"))
     finally:
-        await bench.stack.stop_device(bench.device)
+        await stack.stop_device(device)
     say(story.name, judged.verdict.value)
     return judged
 
 
-async def _set_up(stack: Stack, stories: Sequence[Story], say: Say, api: httpx.AsyncClient) -> list[Bench]:
+async def _set_up(stack: Stack, front: Front, stories: Sequence[Story], say: Say) -> None:
+    """Registries, their front, and every version that a story needs."""
     say("set-up", "building and pushing images")
-    await stack.publish(OLD)
-    for name in sorted({s.registry for s in stories} - {"registry"}):
+    await front.start(stack.registry().host)
+    stack.add_front(FRONT, front.host)
+    needed = {
+        Published(OLD),
+        *(s.published for s in stories),
+        *({PLAIN} if any(s.refused for s in stories) else ()),
+    }
+    down = sorted({p.registry for p in needed} - {"registry", FRONT})
+    for name in down:
         await stack.start_registry(name)
-    for version, defect, registry in sorted({(s.version, s.defect or "", s.registry) for s in stories}):
-        await stack.publish(version, defect or None, registry)
-    say("set-up", f"installing {OLD} on {len(stories)} devices")
-    devices = [await stack.add_device(story.name, LIMITS) for story in stories]
-    await asyncio.gather(*(install(stack, device, api) for device in devices))
-    for name in sorted({s.registry for s in stories} - {"registry"}):
+    for published in sorted(needed):
+        if published.lost:
+            digest = f"sha256:{hashlib.sha256(published.version.encode()).hexdigest()}"
+            await stack.register(published.version, f"{stack.registry().host}/{published.repository}", digest)
+            continue
+        await stack.publish(
+            published.version,
+            published.defect or None,
+            published.registry,
+            repository=published.repository,
+            architecture=published.architecture or None,
+            snapshot=published.snapshot,
+        )
+    for name in down:
         await stack.stop_part(name)
-    return [_bench(stack, device, api, story, say) for story, device in zip(stories, devices, strict=True)]
 
 
-def _bench(stack: Stack, device: Device, api: httpx.AsyncClient, story: Story, say: Say) -> Bench:
-    bench = Bench(stack, device, api, lambda what: say(story.name, what))
-    bench.notes["version"] = story.version
-    return bench
-
-
-async def install(stack: Stack, device: Device, api: httpx.AsyncClient) -> None:
-    """The first install, by the same path as every update."""
+async def install(stack: Stack, device: Device, api: httpx.AsyncClient) -> str:
+    """The first install, by the same path as every update; answers the job's id."""
     await stack.start_agent(device)
     answer = await api.post(f"/api/v1/clients/{device.client_id}/update", json={"targetVersion": OLD})
     if answer.status_code != 202:
         raise ServiceError(f"the first install was not accepted: {answer.status_code} {answer.text}")
-    job_id = answer.json()["jobId"]
+    job_id = str(answer.json()["jobId"])
 
     async def ended() -> dict[str, object] | None:
         job: dict[str, object] = (await api.get(f"/api/v1/jobs/{job_id}")).json()
@@ -153,13 +191,16 @@ async def install(stack: Stack, device: Device, api: httpx.AsyncClient) -> None:
     job = await until(ended, JOB_DEADLINE_S, f"the first install on {device.client_id} did not end")
     if job.get("status") != "SUCCEEDED":
         raise ServiceError(f"the first install on {device.client_id} ended as {job}")
+    return job_id
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write `report.json`. Raises InputError when it cannot be written."""
+    """Write `report.json`, and beside it the same for people, `report.html`. Raises InputError when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, report.to_json().encode() + b"\n", 0o644)
+        body = report.to_json()
+        write_durably(path, body.encode() + b"\n", 0o644)
+        write_durably(path.with_suffix(".html"), page(json.loads(body)).encode(), 0o644)
     except OSError as error:
         raise InputError(
             f"cannot be written: {error.strerror}", where=str(path), todo="Give --report."

@@ -9,62 +9,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
-import secrets
-import shutil
-import socket
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
-from reference.client.images import write_client_folder
 from reference.core.errors import BlackstartError, InputError, ServiceError
 from reference.core.model import Health
 from reference.edge.runtimes.process import ProcessRuntime
-from reference.oci.build import build_image
-from reference.oci.push import push_image
-from reference.oci.references import parse_reference
 from reference.pki.authority import DevelopmentCA
 from reference.pki.signing import command_signing_key
 from reference.registry.users import RegistryUsers, make_user
 from reference.service.auth import Role, issue_token
+from reference.stack.folder import (
+    HOST,
+    folder_errors,
+    free_port,
+    kept_port,
+    locked,
+    read_object,
+    read_secret,
+    secret,
+)
+from reference.stack.images import PUBLISHER, build_and_push, to_its_end
 from reference.support.files import write_durably
 from reference.support.processes import ManagedProcess, ProcessError, start_module
 
-HOST = "127.0.0.1"
 TENANT = "acme"
 CLIENT_GRACE_MS = 1_000
 DEMO_HEALTH = Health(probe="/healthz", start_period_ms=1_000, window_ms=3_000, stable_for_ms=1_000)
 """Short, for a workload that starts in milliseconds and people who look on."""
-REGISTRY_USER, PUBLISHER = "device", "publisher"
-"""Accounts of a registry: the one that devices pull with, and the one that may push."""
+REGISTRY_USER = "device"
+"""The account of a registry that devices pull with."""
 
 LOCK_WAIT_S = 3.0
 """How long the parts of a stack that was killed may take to end, before the folder counts as in use."""
-
-
-@contextlib.contextmanager
-def folder_errors(data: Path) -> Iterator[None]:
-    """What the disk refuses is the folder's trouble, and so the caller's to change: OSError becomes InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"cannot be used: {error.strerror or error}",
-            where=str(error.filename2 or error.filename or data),
-            todo="Move it away, or give --data another folder.",
-        ) from None
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(slots=True)
@@ -96,15 +78,23 @@ class Device:
         """The agent's configuration file."""
         return self.root / "edge.json"
 
+    @property
+    def log(self) -> Path:
+        """What the agent writes to standard error."""
+        return self.root / "agent.log"
+
 
 @dataclass(slots=True)
 class RegistryHandle:
     """A registry that runs, and how to reach it."""
 
-    process: ManagedProcess
+    process: ManagedProcess | None
     host: str
+    """`host:port` as devices name it."""
     pull_password: str
     push_password: str
+    push_host: str = ""
+    """Where images are pushed to, when that is elsewhere: devices may reach it through something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +156,7 @@ class Stack:
         lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             async with asyncio.timeout(LOCK_WAIT_S):
-                while not _locked(lock):  # noqa: ASYNC110
+                while not locked(lock):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         except BaseException as error:
             os.close(lock)
@@ -205,14 +195,26 @@ class Stack:
         if (process := self._parts.pop(name, None)) is not None:
             await process.stop()
 
+    async def kill_part(self, name: str) -> None:
+        """SIGKILL for `broker`, `service` or a registry."""
+        if (process := self._parts.pop(name, None)) is not None:
+            await process.kill()
+
+    def add_front(self, name: str, host: str, of: str = "registry") -> None:
+        """Name something that stands before a registry: devices reach it there, images are pushed to the registry."""
+        behind = self._registries[of]
+        self._registries[name] = RegistryHandle(
+            None, host, behind.pull_password, behind.push_password, behind.host
+        )
+
     async def start_registry(self, name: str, port: int = 0) -> RegistryHandle:
         """Start a registry of that name with one user; its data is kept under the name."""
         folder = self.data / name
         folder.mkdir(parents=True, exist_ok=True)
         users = folder / "users.json"
         secret_files = [folder / f"{account}-password" for account in (REGISTRY_USER, PUBLISHER)]
-        known = users.exists() and all(_read_secret(path) for path in secret_files)
-        pull, push = (_secret(path) for path in secret_files)
+        known = users.exists() and all(read_secret(path) for path in secret_files)
+        pull, push = (secret(path) for path in secret_files)
         if not known:
             device, publisher = make_user(REGISTRY_USER, pull), make_user(PUBLISHER, push, push=True)
             RegistryUsers({REGISTRY_USER: device, PUBLISHER: publisher}).save(users)
@@ -247,11 +249,19 @@ class Stack:
 
     # ---- devices
 
-    async def add_device(self, client_id: str, limits: Mapping[str, int] | None = None) -> Device:
-        """Set a device up and register its client; its agent is not started yet."""
+    async def add_device(
+        self,
+        client_id: str,
+        limits: Mapping[str, int] | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> Device:
+        """Set a device up and register its client; its agent is not started yet.
+
+        `limits` and `settings` are the updater's bounds and the agent's configuration, where they differ.
+        """
         device = Device(client_id, self.data / "devices" / client_id, self._port_of(client_id))
         with folder_errors(self.data):
-            self._write_device(device, limits or {})
+            self._write_device(device, limits or {}, settings or {})
         self.devices[client_id] = device
         async with self.api() as api:
             answer = await api.post("/api/v1/clients", json={"clientId": client_id})
@@ -259,13 +269,15 @@ class Stack:
             raise ServiceError(f"the client {client_id} could not be registered: {answer.text}")
         return device
 
-    def _write_device(self, device: Device, limits: Mapping[str, int]) -> None:
+    def _write_device(
+        self, device: Device, limits: Mapping[str, int], settings: Mapping[str, object]
+    ) -> None:
         """Its folders, its certificate, and the configurations of its client and its agent."""
         for folder in (device.state_dir, device.run_dir, device.samples.parent):
             folder.mkdir(parents=True, exist_ok=True)
         client_config = device.root / "client.json"
-        settings: dict[str, object] = {"port": device.client_port, "source": {"kind": "simulated", "seed": 1}}
-        write_durably(client_config, json.dumps(settings).encode())
+        source = {"kind": "simulated", "seed": 1}
+        write_durably(client_config, json.dumps({"port": device.client_port, "source": source}).encode())
         certificate = DevelopmentCA.open_or_create(self.data / "ca").issue_device(
             self.tenant, device.client_id
         )
@@ -289,15 +301,15 @@ class Stack:
             "command_keys": [str(command_signing_key(self.data / "signing").public)],
             "limits": dict(limits),
             "seed": self.seed,
+            **settings,
         }
         write_durably(device.config, json.dumps(config, indent=1).encode())
 
     async def start_agent(self, device: Device, *arguments: str, pausing: bool = False) -> None:
         """Start (or start again) the device's agent."""
-        log = device.root / "agent.log"
         module = self.agents.pausing if pausing else self.agents.usual
         device.agent = await start_module(
-            module, "--config", str(device.config), *arguments, log_path=log, keep_open=self._held()
+            module, "--config", str(device.config), *arguments, log_path=device.log, keep_open=self._held()
         )
         await device.agent.ready()
 
@@ -321,18 +333,37 @@ class Stack:
         defect: str | None = None,
         registry: str = "registry",
         health: Health = DEMO_HEALTH,
+        *,
+        repository: str = "opc-client",
+        architecture: str | None = None,
+        snapshot: bool = False,
     ) -> str:
-        """Build, push and register a version of the client; answers its digest."""
-        folder, layout = self.data / "images" / version / "folder", self.data / "images" / version / "layout"
+        """Build, push and register a version of the client; answers its digest. Raises BlackstartError."""
+        work = self.data / "images" / version
         handle = self._registries[registry]
+        target = f"{handle.push_host or handle.host}/{repository}:{version}"
         with folder_errors(self.data):
-            digest = await _to_its_end(
-                asyncio.to_thread(_build_and_push, folder, layout, version, defect, handle)
+            building = asyncio.to_thread(
+                build_and_push, work, version, defect, architecture, target, handle.push_password
             )
+            digest = await to_its_end(building)
+        await self.register(version, f"{handle.host}/{repository}", digest, health, snapshot=snapshot)
+        return digest
+
+    async def register(
+        self,
+        version: str,
+        repository: str,
+        digest: str,
+        health: Health = DEMO_HEALTH,
+        *,
+        snapshot: bool = False,
+    ) -> None:
+        """Make a version known to the service, whether a registry has it or not. Raises BlackstartError."""
         self.digests[version] = digest
-        body = {
+        body: dict[str, object] = {
             "version": version,
-            "repository": f"{handle.host}/opc-client",
+            "repository": repository,
             "digest": digest,
             "health": {
                 "probe": health.probe,
@@ -341,6 +372,8 @@ class Stack:
                 "stableForMs": health.stable_for_ms,
             },
         }
+        if snapshot:
+            body["policy"] = {"snapshot": True}
         async with self.api() as api:
             answer = await api.post("/api/v1/versions", json=body)
         if answer.status_code == httpx.codes.CONFLICT:
@@ -351,7 +384,6 @@ class Stack:
             )
         if answer.status_code not in (200, 201):
             raise ServiceError(f"the version {version} could not be registered: {answer.text}")
-        return digest
 
     # ---- the API
 
@@ -392,76 +424,27 @@ class Stack:
 
     def _remembered(self, name: str) -> int:
         """The port that a part had: versions and devices name it, so it stays the same over starts."""
-        return _port(_read_object(self.data / "ports.json").get(name))
+        return kept_port(read_object(self.data / "ports.json").get(name))
 
     def _remember(self, name: str, port: int) -> None:
         path = self.data / "ports.json"
-        write_durably(path, json.dumps({**_read_object(path), name: port}).encode())
+        write_durably(path, json.dumps({**read_object(path), name: port}).encode())
 
     def _port_of(self, client_id: str) -> int:
         return (
-            _port(_read_object(self.data / "devices" / client_id / "client.json").get("port")) or free_port()
+            kept_port(read_object(self.data / "devices" / client_id / "client.json").get("port"))
+            or free_port()
         )
 
 
-def _read_object(path: Path) -> dict[str, object]:
-    """The JSON object of a file; empty for a file that is lost or damaged: it is made anew."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _port(value: object) -> int:
-    """A port that was kept, 0 for what is none."""
-    return value if type(value) is int and 1 <= value <= 65_535 else 0
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _read_secret(path: Path) -> str:
-    """The password in a file; empty when there is none or it is damaged."""
-    try:
-        found = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError):
-        return ""
-    return found if found.isascii() and found.isprintable() else ""
-
-
-def _secret(path: Path) -> str:
-    """A password that is kept in a file, made when there is none that is good."""
-    if not (found := _read_secret(path)):
-        found = secrets.token_urlsafe(24)
-        write_durably(path, found.encode())
-    return found
-
-
-async def _to_its_end(work: Coroutine[None, None, str]) -> str:
-    """A thread cannot be cancelled: a cancellation waits for it, or it would write into a folder that is gone."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # Nobody asks for it any more.
-        raise
-
-
-def _build_and_push(
-    folder: Path, layout: Path, version: str, defect: str | None, registry: RegistryHandle
-) -> str:
-    shutil.rmtree(
-        folder, ignore_errors=True
-    )  # of an earlier start: made anew, so it is this version's for sure
-    write_client_folder(folder, version, defect)
-    build_image(folder, layout, version=version)
-    reference = parse_reference(f"{registry.host}/opc-client:{version}")
-    return push_image(layout, reference, credentials=(PUBLISHER, registry.push_password), plain_http=True)
+__all__ = [
+    "DEFAULT_AGENTS",
+    "DEMO_HEALTH",
+    "HOST",
+    "TENANT",
+    "Agents",
+    "Device",
+    "Stack",
+    "folder_errors",
+    "free_port",
+]

@@ -257,6 +257,19 @@ def test_slow_start(device: Device) -> None:
     assert time.monotonic() - begin > 0.2
 
 
+def test_bad_migration_leaves_a_volume_that_the_version_before_refuses_by_name(device: Device) -> None:
+    old = device.run()
+    until(lambda: (device.data / "samples.log").exists() and (device.data / "samples.log").stat().st_size > 0)
+    old.terminate()
+    old.wait(10)
+    assert device.run("2.0", "bad-migration").wait(10) == 1
+    assert not (device.data / "samples.log").exists() and (device.data / "samples.v2").stat().st_size > 0
+    again = device.run()
+    _, said = again.communicate(timeout=10)
+    assert again.returncode == 1
+    assert b"the volume has format '2'; this version reads '1'" in said
+
+
 def test_a_folder_can_be_built_into_an_image(tmp_path: Path) -> None:
     write_client_folder(tmp_path / "folder", "2.1.0", "never-healthy")
     built = build_image(tmp_path / "folder", tmp_path / "out", version="2.1.0")
@@ -267,6 +280,7 @@ def test_a_folder_can_be_built_into_an_image(tmp_path: Path) -> None:
         "dies-in-window",
         "ignores-sigterm",
         "slow-start",
+        "bad-migration",
     }
 
 

@@ -64,6 +64,9 @@ def test_json_is_all_of_standard_output_and_the_report_says_the_same(tmp_path: P
     assert set(story) == {"name", "outcome", "reason", "downtime_ms", "rollback_ms", "verdict", "evidence"}
     assert (story["outcome"], story["verdict"], found["passed"]) == ("succeeded", "pass", 1)
     assert story["downtime_ms"] > 0, "an update that nobody can see did not happen"
+    picture = report.with_suffix(".html").read_text()
+    assert "update-succeeds" in picture and "<svg" in picture
+    assert "http://" not in picture and "https://" not in picture, "the page has to be self-contained"
 
 
 def test_a_story_that_does_not_exist_is_bad_input() -> None:

@@ -30,6 +30,8 @@ ROTATE_BYTES = 64 << 20
 """samples.log is renamed to samples.log.1 at this size: the disk stays bounded."""
 BIND_S, CLIENT_S, MAX_CLIENTS, MAX_REQUEST = 10.0, 2.0, 64, 8192
 CLOUD_EVERY_S, CLOUD_TIMEOUT_S = 2.0, 1.0
+FORMAT = "1"
+"""Of what is on the volume; `format` there names another one, which this version must not touch."""
 
 
 def leave(code: int, message: str) -> "NoReturn":
@@ -131,10 +133,21 @@ class SampleLog:
         self.path = folder + "/samples.log"
         self.good = True
         try:
+            self.check_format(folder + "/format")
             self.fd = self.open()
             self.size, self.seq = self.repair()
         except OSError as error:
             leave(1, f"{self.path}: cannot be written: {error.strerror}")
+
+    @staticmethod
+    def check_format(path: str) -> None:
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123
+                found = file.read(64).decode("ascii", "replace").strip()
+        except FileNotFoundError:
+            return
+        if found != FORMAT:
+            leave(1, f"{path}: the volume has format {found!r}; this version reads {FORMAT!r}")
 
     def open(self) -> int:
         return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -257,6 +270,17 @@ class Defect:
             leave(1, f"this image is made to die after {self.after_ms} ms")
 
 
+def migrate_and_die(folder: str) -> "NoReturn":
+    """What a careless new version does: every sample in a form of its own, and the old file gone."""
+    with open(folder + "/samples.log", "rb") as old, open(folder + "/samples.v2", "wb") as new:  # noqa: PTH123
+        for line in old:
+            new.write(b"2|" + line)
+    os.unlink(folder + "/samples.log")  # noqa: PTH108
+    with open(folder + "/format", "wb") as file:  # noqa: PTH123
+        file.write(b"2\n")
+    leave(1, "this image is made to migrate its volume and die")
+
+
 # ---- the client
 
 
@@ -287,6 +311,8 @@ class Client:
         self.source = SimulatedSource(config.seed)
         self.cloud = CloudCheck(config.cloud) if config.cloud else None
         self.server = listen(config)
+        if defect.name == "bad-migration":
+            migrate_and_die(mapped(DATA))
         # Only now: the port is also the lock that keeps a predecessor and this one from writing at once.
         self.samples = SampleLog(mapped(DATA))
         self.clients: dict[int, tuple[socket.socket, bytes, float]] = {}

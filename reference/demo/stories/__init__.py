@@ -1,0 +1,16 @@
+"""Every story, in the order in which the table shows them."""
+
+from __future__ import annotations
+
+from reference.demo.stories import device, kills, messages, parts, pulls, trials
+from reference.demo.story import Story
+
+STORIES: tuple[Story, ...] = (
+    *trials.STORIES,
+    *pulls.STORIES,
+    *messages.STORIES,
+    *device.STORIES,
+    *parts.STORIES,
+    *kills.STORIES,
+)
+"""Names are unique; a test holds them and the documented list together."""

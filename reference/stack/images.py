@@ -1,0 +1,40 @@
+"""Versions of the client for a stack: built without an engine, and pushed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Coroutine
+from pathlib import Path
+
+from reference.client.images import write_client_folder
+from reference.oci.build import build_image
+from reference.oci.push import push_image
+from reference.oci.references import parse_reference
+
+PUBLISHER = "publisher"
+"""The account of a registry that may push."""
+
+
+async def to_its_end(work: Coroutine[None, None, str]) -> str:
+    """A thread cannot be cancelled: a cancellation waits for it, or it would write into a folder that is gone."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # Nobody asks for it any more.
+        raise
+
+
+def build_and_push(
+    work: Path, version: str, defect: str | None, architecture: str | None, target: str, password: str
+) -> str:
+    """Make the image in `work`, push it to `target` (`host/name:tag`); answers its digest. Raises BlackstartError."""
+    folder, layout = work / "folder", work / "layout"
+    # Of an earlier start: made anew, so it is this version's for sure.
+    shutil.rmtree(folder, ignore_errors=True)
+    write_client_folder(folder, version, defect)
+    build_image(folder, layout, version=version, architecture=architecture)
+    return push_image(layout, parse_reference(target), credentials=(PUBLISHER, password), plain_http=True)
