@@ -1,0 +1,53 @@
+"""Write the documents that are made from the code: `python -m tools.documents`. Tests hold them equal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from reference.protocol.asyncapi import document as asyncapi_document
+from reference.protocol.envelope import generate_key
+from reference.service.app import Parts, create_app
+from reference.service.auth import DevelopmentIssuer, rights_document
+from reference.service.store import Store
+from reference.support.mqtt import MqttLink
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def openapi_json() -> str:
+    """The description of the API, of an application that is made and never started."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        store = Store.open(data / "service.db")
+        try:
+            link = MqttLink("localhost", 1, "nobody", None, subscriptions=())
+            app = create_app(Parts(store, link, generate_key(), DevelopmentIssuer.open(data)))
+            return _pretty(app.openapi())
+        finally:
+            asyncio.run(store.close())
+
+
+def asyncapi_json() -> str:
+    """The description of the wire."""
+    return _pretty(asyncapi_document())
+
+
+def _pretty(document: Mapping[str, object]) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=False) + "\n"
+
+
+DOCUMENTS: Mapping[str, Callable[[], str]] = {
+    "openapi.json": openapi_json,
+    "asyncapi.json": asyncapi_json,
+    "rights.md": rights_document,
+}
+
+
+if __name__ == "__main__":
+    for name, make in DOCUMENTS.items():
+        (DOCS / name).write_text(make(), encoding="utf-8")
+        print(f"docs/{name}")
