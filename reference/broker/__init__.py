@@ -1,5 +1,4 @@
-"""The embedded MQTT broker: amqtt behind our own admission and topic rights, as a process of its own.
+"""The MQTT broker as a process of its own: amqtt behind our own admission and topic rights, or Mosquitto.
 
-For demos, tests and small stagings on loopback. Clean sessions only, nothing retained, MQTT 3.1.1; Mosquitto is the
-broker for the field.
+amqtt is for demos, tests and loopback: clean sessions only, nothing retained, MQTT 3.1.1. Mosquitto is for the rest.
 """

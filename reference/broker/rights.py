@@ -8,8 +8,10 @@ service     publishes  tenants/+/clients/+/commands/update, .../commands/cancel,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from reference.core.errors import InputError
-from reference.pki import Device, Peer, device_name
+from reference.pki import SERVICE_NAME, Device, Peer, device_name
 
 _TO_DEVICE = frozenset({"commands/update", "commands/cancel", "replies"})
 _FROM_DEVICE = frozenset({"birth", "status"})
@@ -59,3 +61,19 @@ def may_subscribe(peer: Peer, topic_filter: str) -> bool:
     mine = f"tenants/{peer.tenant_id}/clients/{peer.client_id}/"
     leaf = topic_filter.removeprefix(mine)
     return leaf != topic_filter and (leaf == "commands/#" or leaf in _TO_DEVICE)
+
+
+def mosquitto_rights(devices: Iterable[Device]) -> str:
+    """The same table for Mosquitto's `acl_file`: one entry for the service and one for each device, by name.
+
+    Mosquitto takes any subscription and asks these at delivery: `read` is what may be received.
+    """
+    lines = [f"user {SERVICE_NAME}"]
+    lines += [f"topic write tenants/+/clients/+/{leaf}" for leaf in sorted(_TO_DEVICE)]
+    lines += [f"topic read tenants/+/clients/+/{leaf}" for leaf in sorted(_FROM_DEVICE)]
+    for device in devices:
+        mine = f"tenants/{device.tenant_id}/clients/{device.client_id}"
+        lines += ["", f"user {device.mqtt_id}"]
+        lines += [f"topic read {mine}/{leaf}" for leaf in sorted(_TO_DEVICE)]
+        lines += [f"topic write {mine}/{leaf}" for leaf in sorted(_FROM_DEVICE)]
+    return "\n".join(lines) + "\n"

@@ -20,6 +20,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,9 +67,18 @@ def certified_peer(ssl_object: ssl.SSLObject | None) -> Peer:
     return peer_of(names["commonName"][0], names["organizationName"][0])
 
 
-def admit(session: Session) -> Peer:
+def serial_of(ssl_object: ssl.SSLObject | None) -> int | None:
+    """The serial number of the certificate of a TLS connection."""
+    certificate = ssl_object.getpeercert() if ssl_object is not None else None
+    number = certificate.get("serialNumber") if certificate else None
+    return int(number, 16) if isinstance(number, str) else None
+
+
+def admit(session: Session, revoked: AbstractSet[int] = frozenset()) -> Peer:
     """Who a CONNECT comes from, when it may come in. Raises `InputError` saying why not."""
     peer = certified_peer(session.ssl_object)
+    if serial_of(session.ssl_object) in revoked:
+        raise InputError(f"the certificate of {peer.mqtt_id!r} is revoked", where="certificate")
     if session.client_id != peer.mqtt_id:
         raise InputError(
             f"client id {str(session.client_id)[:80]!r} is not the certificate's name {peer.mqtt_id!r}",
@@ -86,6 +96,9 @@ def admit(session: Session) -> Peer:
 class GuardedHandler(BrokerProtocolHandler):
     """Reads a CONNECT and judges it."""
 
+    revoked: AbstractSet[int] = frozenset()
+    """Serial numbers of certificates that are not let in. Each broker has a subclass of its own for them."""
+
     @classmethod
     async def init_from_connect(
         cls,
@@ -99,7 +112,7 @@ class GuardedHandler(BrokerProtocolHandler):
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 handler, session = await super().init_from_connect(reader, writer, plugins_manager, loop)
-            session.attributes[_PEER] = admit(session)
+            session.attributes[_PEER] = admit(session, cls.revoked)
             return handler, session
         except InputError as error:
             log.warning("connection refused", extra={"peer": address, "why": str(error)})
@@ -129,6 +142,16 @@ class GuardedBroker(Broker):
             type=ListenerType.TCP, bind=f"{host}:{port}", ssl=True, cafile=ca, certfile=cert, keyfile=key
         )
         super().__init__(BrokerConfig(listeners={LISTENER: listener}, plugins={}))
+        self._handler: type[GuardedHandler] = type("Handler", (GuardedHandler,), {})
+
+    async def revoke(self, serials: AbstractSet[int]) -> None:
+        """Let nobody in any more whose certificate has one of these serial numbers, and close what is open."""
+        self._handler.revoked = frozenset(serials)
+        for session, handler in list(self._sessions.values()):
+            if serial_of(session.ssl_object) in serials:
+                log.warning("connection closed: revoked", extra={"client_id": session.client_id})
+                await handler.handle_connection_closed()
+                await self._stop_handler(handler)
 
     @property
     def port(self) -> int:
@@ -157,7 +180,7 @@ class GuardedBroker(Broker):
         self, reader: ReaderAdapter, writer: WriterAdapter, remote_address: str, remote_port: int
     ) -> tuple[BrokerProtocolHandler, Session]:
         try:
-            handler, session = await GuardedHandler.init_from_connect(
+            handler, session = await self._handler.init_from_connect(
                 reader, writer, self.plugins_manager, self._loop
             )
         except RefusedError:

@@ -1,4 +1,8 @@
-"""Logs for machines: one JSON object per line on standard error."""
+"""Logs for machines: one JSON object per line on standard error.
+
+What one request, one message or one job causes is found by one word: set `correlation` where work begins, and every
+line that is logged in that context carries it.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,33 @@ import json
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 # What every record has: whatever else it carries came in by `extra=` and is written as a field of its own.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _OURS = frozenset({"at", "level", "part", "logger", "message", "error", "traceback"})
 
+correlation: ContextVar[str | None] = ContextVar("correlation", default=None)
+"""The id under which the work of this context is followed from the API to the device and back. None: there is none."""
+
+
+@contextmanager
+def correlated(correlation_id: str | None) -> Iterator[None]:
+    """Within it every log line carries the id, and what is begun there inherits it."""
+    token = correlation.set(correlation_id)
+    try:
+        yield
+    finally:
+        correlation.reset(token)
+
 
 class JsonFormatter(logging.Formatter):
     """`at` (ISO 8601, UTC, milliseconds), `level`, `part`, `logger`, `message`, and the record's extra fields.
+
+    `correlation` is the context's, unless the record says its own (`extra={"correlation": ...}`).
 
     An exception adds `error`, and `traceback` where it comes from our own code: libraries log theirs for bad
     input too, which is nothing to debug.
@@ -34,7 +56,11 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (context := correlation.get()) is not None:
+            line["correlation"] = context
         for key, value in vars(record).items():
+            if key == "correlation" and value is None:
+                continue
             if key not in _STANDARD:
                 line[f"{key}_" if key in _OURS else key] = value
         if record.exc_info and record.exc_info[1] is not None:

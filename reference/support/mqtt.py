@@ -1,10 +1,8 @@
 """`MqttLink`: one lasting MQTT link for asyncio, on paho, with acknowledgement in the hands of the application.
 
 Each connection gets a paho client of its own and is over when that client is: acknowledgements, packet ids and
-queues of an old connection cannot leak into the next one. Sessions are clean; what must not be lost is sent again
-end to end, not by the broker (design: "Delivery is ours").
-
-paho's thread only hands things over to the event loop; all state here is touched on the loop.
+queues of an old connection cannot leak into the next one. Sessions are clean unless MQTT 5 is spoken and a session
+expiry is given; what must not be lost is sent again end to end, not by the broker (design: "Delivery is ours").
 """
 
 from __future__ import annotations
@@ -13,75 +11,50 @@ import asyncio
 import contextlib
 import logging
 import random
-import ssl
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
+from reference.core.errors import BlackstartError
+from reference.support.mqtt_connection import (
+    CONNECT_TIMEOUT_S,
+    Connection,
+    Dialogue,
+    LinkError,
+    Message,
+    NotConnectedError,
+    Protocol,
+    PublishTimeoutError,
+    RefusedError,
+    TlsFiles,
+    TooManyInFlightError,
+    publish_properties,
+)
 
-from reference.core.errors import BlackstartError, InputError, Reason
+__all__ = [
+    "CONNECT_TIMEOUT_S",
+    "Backoff",
+    "Connected",
+    "Disconnected",
+    "Event",
+    "LinkError",
+    "Message",
+    "MqttLink",
+    "NotConnectedError",
+    "Protocol",
+    "PublishTimeoutError",
+    "RefusedError",
+    "StaysDown",
+    "TlsFiles",
+    "TooManyInFlightError",
+]
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 5.0
-"""For each of: TCP and TLS, the answer to CONNECT, the answer to SUBSCRIBE."""
-DISCONNECT_TIMEOUT_S = 2.0
 STEADY_S = 5.0
 """A connection that lasted this long was a good one: the backoff starts anew."""
-
-
-class Protocol(StrEnum):
-    """Versions of MQTT. amqtt speaks 3.1.1 only."""
-
-    V311 = "3.1.1"
-    V5 = "5"
-
-
-class LinkError(BlackstartError):
-    """A message could not be handed to the broker. The link goes on trying to be there for the next one."""
-
-    default = Reason.UNAVAILABLE
-
-
-class NotConnectedError(LinkError):
-    """There is no connection, or it broke before the broker confirmed: the message may have arrived or not."""
-
-
-class PublishTimeoutError(LinkError):
-    """The broker has not confirmed in time: the message may have arrived or not."""
-
-
-class TooManyInFlightError(LinkError):
-    """As many messages as are allowed await the broker's confirmation: try again later."""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files for mutual TLS: whom to trust, and who we are."""
-
-    ca: Path
-    cert: Path
-    key: Path
-
-    def context(self) -> ssl.SSLContext:
-        """A context that verifies the broker's certificate and host name. Raises `InputError`."""
-        try:
-            context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(self.ca))
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.load_cert_chain(str(self.cert), str(self.key))
-        except (OSError, ssl.SSLError) as error:
-            raise InputError(
-                f"the TLS files cannot be used: {error}",
-                where=f"{self.ca}, {self.cert}, {self.key}",
-                todo="Give three readable PEM files; certificate and key must belong together.",
-            ) from error
-        return context
+OUTAGE_S = 30.0
+"""Without a connection for this long, the reader is told (`StaysDown`), and again at every doubling of it."""
+RENEWED = "the certificate was renewed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,118 +83,14 @@ class Disconnected:
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """Something arrived. The broker is told so only by `ack()`; call it on the event loop, once it is durable.
+class StaysDown:
+    """There has been no connection for `down_s` seconds; `reason` is why the last attempt failed."""
 
-    `ack()` does nothing when the connection that brought the message is gone: the sender sends again.
-    """
-
-    topic: str
-    payload: bytes
-    retained: bool
-    ack: Callable[[], None] = field(compare=False, repr=False)
+    reason: str
+    down_s: float
 
 
-Event = Connected | Disconnected | Message
-
-
-class _Attempt:
-    """One connection, from CONNECT to its end. Futures belong to the loop; the callbacks run in paho's thread."""
-
-    def __init__(self, link: MqttLink, client: paho.Client) -> None:
-        self._link = link
-        self._loop = asyncio.get_running_loop()
-        self.client = client
-        self.accepted: asyncio.Future[None] = self._loop.create_future()
-        self.subscribed: asyncio.Future[None] = self._loop.create_future()
-        self.ended: asyncio.Future[str] = self._loop.create_future()
-        self.in_flight: dict[int, asyncio.Future[None]] = {}
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_subscribe = self._on_subscribe
-        client.on_message = self._on_message
-        client.on_publish = self._on_publish
-        client.on_log = self._on_log
-        self._detail = ""
-
-    def _post(self, call: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(call)
-
-    # In paho's thread.
-
-    def _on_connect(
-        self, _c: paho.Client, _u: object, _f: paho.ConnectFlags, code: ReasonCode, _p: Properties | None
-    ) -> None:
-        why = f"the broker refuses the connection: {code}" if code.is_failure else None
-        self._post(lambda: _settle(self.accepted, why))
-
-    def _on_subscribe(
-        self, _c: paho.Client, _u: object, _mid: int, codes: list[ReasonCode], _p: Properties | None
-    ) -> None:
-        refused = [str(code) for code in codes if code.is_failure]
-        why = f"the broker refuses a subscription: {', '.join(refused)}" if refused else None
-        self._post(lambda: _settle(self.subscribed, why))
-
-    def _on_disconnect(
-        self, _c: paho.Client, _u: object, _f: paho.DisconnectFlags, code: ReasonCode, _p: Properties | None
-    ) -> None:
-        why = self._detail or str(code)
-        self._post(lambda: self.end(why))
-
-    def _on_publish(
-        self, _c: paho.Client, _u: object, mid: int, code: ReasonCode, _p: Properties | None
-    ) -> None:
-        why = f"the broker refuses the message: {code}" if code.is_failure else None
-        self._post(lambda: self._published(mid, why))
-
-    def _on_log(self, _c: paho.Client, _u: object, level: int, text: str) -> None:
-        # The only place where paho says what the socket or TLS said; its reason code is "unspecified error" then.
-        if level == paho.MQTT_LOG_ERR:
-            self._detail = text
-
-    def _on_message(self, _c: paho.Client, _u: object, message: paho.MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            return
-        payload, retained, mid, qos = bytes(message.payload), bool(message.retain), message.mid, message.qos
-        arrived = Message(topic, payload, retained, lambda: self._ack(mid, qos))
-        self._post(lambda: self._arrived(arrived))
-
-    # On the loop.
-
-    def _published(self, mid: int, why: str | None) -> None:
-        future = self.in_flight.pop(mid, None)
-        if future is not None:
-            _settle(future, why)
-
-    def _arrived(self, message: Message) -> None:
-        if not self.ended.done():
-            self._link.deliver(message)
-
-    def _ack(self, mid: int, qos: int) -> None:
-        if not self.ended.done():
-            self.client.ack(mid, qos)
-
-    def end(self, why: str) -> None:
-        """This connection is over, for the first reason given; whoever waits for something of it is told."""
-        if self.ended.done():
-            return
-        self.ended.set_result(why)
-        for future in (self.accepted, self.subscribed, *self.in_flight.values()):
-            _settle(future, f"the connection is gone: {why}")
-        self.in_flight.clear()
-
-
-def _settle(future: asyncio.Future[None], why: str | None) -> None:
-    if future.done():
-        return
-    if why is None:
-        future.set_result(None)
-    else:
-        future.set_exception(NotConnectedError(why))
-        future.exception()  # looked at: nobody may be waiting for this one
+Event = Connected | Disconnected | StaysDown | Message
 
 
 class MqttLink:
@@ -230,6 +99,9 @@ class MqttLink:
     `subscriptions` are topic filters, taken at QoS 1 at every connect. At most `max_in_flight` published messages
     await confirmation, and at most `max_waiting` received ones wait in `events`: more are dropped without an
     acknowledgement, which makes their sender send again.
+
+    Of MQTT 5, and ignored under 3.1.1: the broker keeps the session, and what comes for it, for `session_expiry_s`
+    seconds after a connection (0: sessions are clean), and at most `receive_maximum` messages are unacknowledged.
     """
 
     def __init__(
@@ -245,34 +117,50 @@ class MqttLink:
         backoff: Backoff | None = None,
         max_in_flight: int = 1_000,
         max_waiting: int = 10_000,
+        session_expiry_s: int = 0,
+        receive_maximum: int = 1_000,
+        outage_s: float = OUTAGE_S,
     ) -> None:
-        self._host = host
-        self._port = port
-        self._client_id = client_id
+        self._how = Dialogue(
+            host, port, client_id, tuple(subscriptions), protocol, keepalive_s, max_in_flight, session_expiry_s,
+            min(receive_maximum, max_waiting),
+        )  # fmt: skip
         self._tls = tls
-        self._subscriptions = tuple(subscriptions)
-        self._protocol = protocol
-        self._keepalive_s = keepalive_s
         self._backoff = backoff if backoff is not None else Backoff()
-        self._max_in_flight = max_in_flight
         self._max_waiting = max_waiting
+        self._outage_s = outage_s
         self.events: asyncio.Queue[Event] = asyncio.Queue()
-        self._attempt: _Attempt | None = None
+        self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_trouble = ""
+        self._down_since: float | None = None
+        self._say_down_at_s = outage_s
         self._dropped = 0
+        # A connection with renewed files waits here for the keeper; at any time only one of the two opens one,
+        # because the broker throws the older of two connections of one client off.
+        self._successor: Connection | None = None
+        self._succeeded = asyncio.Event()
+        self._opening = asyncio.Lock()
 
     @property
     def connected(self) -> bool:
         """Whether messages can be published now, as far as is known."""
-        return self._attempt is not None
+        return self._connection is not None
+
+    @property
+    def outage(self) -> StaysDown | None:
+        """Since when there is no connection, and why; None while there is one, and before `start()`."""
+        if self._down_since is None:
+            return None
+        return StaysDown(self._last_trouble or "not connected yet", self._now() - self._down_since)
 
     async def start(self) -> None:
         """Begin to connect, and keep at it until `stop()`. Raises `InputError` when the TLS files are unusable."""
         assert self._task is None, "started once"
         if self._tls is not None:
             self._tls.context()
-        self._task = asyncio.create_task(self._keep_connected(), name=f"mqtt {self._client_id}")
+        self._down_since = self._now()
+        self._task = asyncio.create_task(self._keep_connected(), name=f"mqtt {self._how.client_id}")
 
     async def stop(self) -> None:
         """Say goodbye to the broker and stay away. Nothing is put into `events` afterwards."""
@@ -281,40 +169,70 @@ class MqttLink:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        if (successor := self._successor) is not None:
+            self._successor = None
+            successor.end("given up")
+            await successor.close()
 
-    async def publish(self, topic: str, payload: bytes, *, qos: int = 1, timeout_s: float = 5.0) -> None:
+    async def renew(self, tls: TlsFiles) -> None:
+        """Go over to new TLS files: connect with them first, and give the old connection up when that worked.
+
+        Raises `InputError` for files that cannot be used, `LinkError` when the broker was not reached or refuses
+        them: the old connection, and the old files, go on then. The reader sees a `Disconnected` and a `Connected`.
+        """
+        assert self._task is not None, "a running link is renewed"
+        tls.context()
+        async with self._opening:
+            successor = await self._open(tls)
+            if self._task is None:  # stopped meanwhile
+                successor.end("given up")
+                await successor.close()
+                return
+            self._tls, self._successor = tls, successor
+            self._succeeded.set()
+            if self._connection is not None:
+                self._connection.end(RENEWED)
+
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        timeout_s: float = 5.0,
+        expiry_s: int | None = None,
+        correlation: bytes | None = None,
+        content_type: str | None = None,
+    ) -> None:
         """Hand a message to the broker; returns when it has confirmed (qos 1), or it is sent (qos 0).
 
+        `expiry_s` (seconds that the broker keeps it), `correlation` and `content_type` travel with it under MQTT 5
+        and are left out under 3.1.1.
+
         Raises `NotConnectedError`, `TooManyInFlightError` (nothing was sent), `PublishTimeoutError` (it may have
-        been); `InputError` for a topic that is none. Nothing is kept for later: who needs it to arrive tries again.
+        been), `RefusedError` (the broker took it and will not deliver it: MQTT 5 only, 3.1.1 cannot say so);
+        `InputError` for a topic that is none. Nothing is kept for later: who needs it to arrive tries again.
         """
-        attempt = self._attempt
-        if attempt is None:
+        connection = self._connection
+        if connection is None:
             raise NotConnectedError("there is no connection to the broker", where=self._address)
-        if len(attempt.in_flight) >= self._max_in_flight:
+        if len(connection.in_flight) >= self._how.max_in_flight:
             raise TooManyInFlightError(
-                f"{self._max_in_flight} messages await the broker's confirmation", where=self._address
+                f"{self._how.max_in_flight} messages await the broker's confirmation", where=self._address
             )
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        try:
-            info = attempt.client.publish(topic, payload, qos)
-        except ValueError as error:
-            raise InputError(f"cannot be published: {error}", where=topic[:200]) from error
-        if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # no packet id is free
-            raise TooManyInFlightError("every packet id is in use", where=self._address)
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            attempt.end(f"publish failed: {paho.error_string(info.rc)}")
+        properties = None
+        if self._how.protocol is Protocol.V5:
+            properties = publish_properties(expiry_s, correlation, content_type)
+        confirmed = connection.send(topic, payload, qos, properties)
+        if confirmed is None:
             raise NotConnectedError("the connection is gone", where=self._address)
-        # Kept until confirmed even when the caller gives up: paho keeps it too, and the bound must count it.
-        attempt.in_flight[info.mid] = future
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.shield(future)
+                await asyncio.shield(confirmed)
         except TimeoutError:
             raise PublishTimeoutError(f"not confirmed after {timeout_s:g} s", where=self._address) from None
 
-    def deliver(self, message: Message) -> None:
-        """For the connection in progress: put what arrived before the reader."""
+    def _deliver(self, message: Message) -> None:
         if self.events.qsize() >= self._max_waiting:
             self._dropped += 1
             if self._dropped == 1:
@@ -327,17 +245,20 @@ class MqttLink:
 
     @property
     def _address(self) -> str:
-        return f"mqtt{'s' if self._tls else ''}://{self._host}:{self._port}"
+        return f"mqtt{'s' if self._tls else ''}://{self._how.host}:{self._how.port}"
 
     @property
     def _log_fields(self) -> dict[str, str]:
-        return {"broker": self._address, "client_id": self._client_id}
+        return {"broker": self._address, "client_id": self._how.client_id}
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     async def _keep_connected(self) -> None:
         failures = 0
-        loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
+            began = self._now()
             try:
                 why = await self._one_connection()
             except BlackstartError as error:
@@ -347,113 +268,55 @@ class MqttLink:
             ) as error:  # a link that dies of a mistake of ours would be offline for ever, in silence
                 log.exception("the MQTT link failed unexpectedly", extra=self._log_fields)
                 why = repr(error)
+            if self._successor is not None:
+                failures = 0
+                continue
             # A connection that broke at once counts as a failure: two agents under one name throw each other off.
-            failures = 1 if loop.time() - began > STEADY_S else failures + 1
-            if why != self._last_trouble:
-                self._last_trouble = why
-                log.warning("no connection to the broker", extra={**self._log_fields, "why": why})
-            await asyncio.sleep(self._backoff.wait_s(failures))
+            failures = 1 if self._now() - began > STEADY_S else failures + 1
+            self._trouble(why)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._backoff.wait_s(failures)):
+                    await self._succeeded.wait()
+
+    def _trouble(self, why: str) -> None:
+        """Log a new reason once; tell the reader of an outage that lasts."""
+        if why != self._last_trouble:
+            self._last_trouble = why
+            log.warning("no connection to the broker", extra={**self._log_fields, "why": why})
+        outage = self.outage
+        if outage is not None and outage.down_s >= self._say_down_at_s:
+            self._say_down_at_s = outage.down_s * 2
+            log.error(
+                "the broker stays away", extra={**self._log_fields, "why": why, "down_s": outage.down_s}
+            )
+            self.events.put_nowait(outage)
 
     async def _one_connection(self) -> str:
         """Connect, subscribe, stay until the end; why it ended. Raises `BlackstartError` when it never began."""
-        attempt = _Attempt(self, self._new_client())
+        async with self._opening:
+            connection, self._successor = self._successor, None
+            self._succeeded.clear()
+            if connection is None:
+                connection = await self._open(self._tls)
         try:
-            await self._connect(attempt)
-            await self._await(attempt.accepted, "the broker does not answer")
-            if self._subscriptions:
-                attempt.client.subscribe([(topic, 1) for topic in self._subscriptions])
-                await self._await(attempt.subscribed, "the broker does not answer to the subscription")
-            self._attempt = attempt
+            self._connection, self._down_since = connection, None
             log.info("connected to the broker", extra=self._log_fields)
             self.events.put_nowait(Connected())
-            return await asyncio.shield(attempt.ended)  # a cancelled await would cancel the future, too
+            connection.begin()
+            return await asyncio.shield(connection.ended)  # a cancelled await would cancel the future, too
         finally:
-            if self._attempt is attempt:
-                self._attempt = None
-                why = attempt.ended.result() if attempt.ended.done() else "stopped"
-                self.events.put_nowait(Disconnected(why))
-            attempt.end("given up")
-            await _close(attempt.client)
+            self._connection, self._down_since, self._say_down_at_s = None, self._now(), self._outage_s
+            why = connection.ended.result() if connection.ended.done() else "stopped"
+            self.events.put_nowait(Disconnected(why))
+            connection.end("given up")
+            await connection.close()
 
-    async def _await(self, answer: asyncio.Future[None], otherwise: str) -> None:
+    async def _open(self, tls: TlsFiles | None) -> Connection:
+        connection = Connection(self._how, tls.context() if tls is not None else None, self._deliver)
         try:
-            # Not wait_for(): before Python 3.12 it swallows a cancellation that meets the answer.
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await asyncio.shield(answer)
-        except TimeoutError:
-            raise NotConnectedError(f"{otherwise} within {CONNECT_TIMEOUT_S:g} s") from None
-
-    async def _connect(self, attempt: _Attempt) -> None:
-        """TCP and TLS, which block in paho, in a thread of their own: a stuck one must not hold up anybody."""
-
-        def connect() -> None:
-            attempt.client.connect(self._host, self._port, self._keepalive_s)
-            if attempt.ended.done():  # given up meanwhile
-                attempt.client.disconnect()
-
-        try:
-            await _in_thread(connect, f"mqtt {self._client_id}")
-        except ssl.SSLCertVerificationError as error:
-            raise NotConnectedError(f"the broker's certificate is refused: {error.verify_message}") from error
-        except (OSError, ValueError) as error:
-            raise NotConnectedError(f"{type(error).__name__}: {error}") from error
-        attempt.client.loop_start()
-
-    def _new_client(self) -> paho.Client:
-        version5 = self._protocol is Protocol.V5
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            clean_session=None if version5 else True,
-            protocol=MQTTProtocolVersion.MQTTv5 if version5 else MQTTProtocolVersion.MQTTv311,
-            reconnect_on_failure=False,
-            manual_ack=True,
-        )
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(self._max_in_flight)
-        client.max_queued_messages_set(0)  # publish() counts
-        if self._tls is not None:
-            client.tls_set_context(self._tls.context())
-        return client
-
-
-async def _in_thread(call: Callable[[], object], name: str) -> None:
-    """Run a blocking call in a daemon thread. When the awaiting task is cancelled the thread is left to itself."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def finish(error: BaseException | None) -> None:
-        if not done.done():
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-    def run() -> None:
-        error: BaseException | None = None
-        try:
-            call()
-        except Exception as caught:
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(finish, error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    await done
-
-
-async def _close(client: paho.Client) -> None:
-    """DISCONNECT if it can be said, and the end of paho's thread."""
-
-    def close() -> None:
-        client.disconnect()
-        # paho forgets its thread when that ends, which may be between its two looks at it.
-        with contextlib.suppress(AttributeError):
-            client.loop_stop()
-        # Without the cycle through the callbacks its sockets are closed now, not by the garbage collector.
-        client.on_connect = client.on_disconnect = client.on_subscribe = None
-        client.on_message = client.on_publish = client.on_log = None
-
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DISCONNECT_TIMEOUT_S):
-            await _in_thread(close, "mqtt close")
+            await connection.open()
+        except BaseException:
+            connection.end("given up")
+            await connection.close()
+            raise
+        return connection

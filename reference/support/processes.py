@@ -174,9 +174,10 @@ class ManagedProcess:
         return code
 
 
-def _ends_with_us() -> Callable[[], None] | None:
-    """What a child runs before its exec so that it is told to end (SIGTERM) when we die, even of SIGKILL.
+def ends_with_us(with_signal: signal.Signals = signal.SIGTERM) -> Callable[[], None] | None:
+    """What a child runs before its exec so that it gets `with_signal` when we die, even of SIGKILL.
 
+    The kernel forgets it when the child changes its user afterwards: let the child be started as the other user.
     None where there is no prctl(2), which is everywhere but on Linux. The kernel counts the thread that forks as
     the parent: the loop's, which lasts as long as the children are of use.
     """
@@ -187,7 +188,7 @@ def _ends_with_us() -> Callable[[], None] | None:
         prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
         return None
-    parent, wanted = os.getpid(), int(signal.SIGTERM)
+    parent, wanted = os.getpid(), int(with_signal)
 
     def before_exec() -> None:
         prctl(_PR_SET_PDEATHSIG, wanted, 0, 0, 0)
@@ -228,7 +229,7 @@ async def start_module(
                     env=environment,
                     start_new_session=True,
                     pass_fds=tuple(keep_open),
-                    preexec_fn=_ends_with_us(),
+                    preexec_fn=ends_with_us(),
                 )
         except BaseException:
             output.transport.close()

@@ -24,15 +24,22 @@ class Connection:
     def kinds(self) -> list[int]:
         return [packet.kind for packet in self.packets]
 
-    def send(self, topic: str, payload: bytes, mid: int) -> None:
-        body = struct.pack("!H", len(topic)) + topic.encode() + struct.pack("!H", mid) + payload
+    five: bool = False
+
+    def send(self, topic: str, payload: bytes, mid: int, properties: bytes = b"") -> None:
+        said = bytes([len(properties)]) + properties if self.five else b""
+        body = struct.pack("!H", len(topic)) + topic.encode() + struct.pack("!H", mid) + said + payload
         assert len(body) < 128
         self.writer.write(bytes([0x32, len(body)]) + body)
 
 
 class Peer:
-    def __init__(self, *, connack: int = 0, suback: int = 1, puback: bool = True) -> None:
+    def __init__(
+        self, *, connack: int = 0, suback: int = 1, puback: bool = True, five: bool = False, reason: int = 0
+    ) -> None:
         self.connack, self.suback, self.puback = connack, suback, puback
+        self.five, self.reason = five, reason
+        """MQTT 5 instead of 3.1.1; and the reason code of its PUBACKs then."""
         self.connections: list[Connection] = []
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -67,7 +74,7 @@ class Peer:
         return self.connections[connection]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(writer)
+        connection = Connection(writer, five=self.five)
         self.connections.append(connection)
         try:
             while True:
@@ -81,12 +88,15 @@ class Peer:
 
     def _answer(self, packet: Packet, writer: asyncio.StreamWriter) -> None:
         if packet.kind == CONNECT:
-            writer.write(bytes([0x20, 2, 0, self.connack]))
+            none = b"\0" if self.five else b""
+            writer.write(bytes([0x20, 2 + len(none), 0, self.connack]) + none)
         elif packet.kind == SUBSCRIBE:
-            writer.write(bytes([0x90, 3]) + packet.body[:2] + bytes([self.suback]))
+            none = b"\0" if self.five else b""
+            writer.write(bytes([0x90, 3 + len(none)]) + packet.body[:2] + none + bytes([self.suback]))
         elif packet.kind == PUBLISH and packet.flags & 6 and self.puback:
             size = struct.unpack("!H", packet.body[:2])[0]
-            writer.write(bytes([0x40, 2]) + packet.body[2 + size : 4 + size])
+            reason = bytes([self.reason]) if self.reason else b""
+            writer.write(bytes([0x40, 2 + len(reason)]) + packet.body[2 + size : 4 + size] + reason)
         elif packet.kind == PINGREQ:
             writer.write(b"\xd0\x00")
 
