@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from reference.core.model import Health, ImageState, Installed, World
-from reference.core.update import UpdateRecord
+from reference.core.model import Health, ImageState, Installed, SnapshotState, World
+from reference.core.record import UpdateRecord
 
 
 def adopted(world: World, epoch: str, health: Health) -> UpdateRecord:
@@ -12,12 +12,21 @@ def adopted(world: World, epoch: str, health: Health) -> UpdateRecord:
     The client that runs is left running and becomes current. When nothing runs (a cut took the processes too) the
     oldest generation does: old containers are removed at the commit, so where two are left the older one is the one
     that had proved itself. The other's image is kept as previous. `health` is how they are judged from now on.
+
+    When nothing runs and a snapshot of the volume was taken for a newer generation, its trial was not over: the
+    record is in duty, which brings the volume back first.
     """
     ranked = sorted(world.containers, key=lambda c: (not c.running, c.generation, c.id))
     installed = [Installed(c.image, health, c.generation, c.id, c.restart_policy) for c in ranked]
     installed = [
         i for i in installed if world.images.get(i.image.digest) is not ImageState.BROKEN
     ] or installed
-    others = [i for i in installed[1:] if i.image.digest != installed[0].image.digest]
-    current = installed[0] if installed else None
-    return UpdateRecord(epoch=epoch, current=current, previous=others[0] if others else None)
+    if not installed:
+        return UpdateRecord(epoch=epoch)
+    current = installed[0]
+    others = [i for i in installed[1:] if i.image.digest != current.image.digest]
+    taken = [g for g, state in world.snapshots.items() if state is SnapshotState.TAKEN]
+    interrupted = not ranked[0].running and any(generation > current.generation for generation in taken)
+    return UpdateRecord(
+        epoch=epoch, current=current, previous=others[0] if others else None, duty=interrupted
+    )

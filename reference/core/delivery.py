@@ -310,5 +310,14 @@ def resend_after_ms(sends: int, jitter_permille: int, limits: ServiceLimits) -> 
 
 
 def command_pending(job: Job, now_ms: int, expires_at_ms: int) -> bool:
-    """Whether a command still has to be sent: no device has spoken of it, and it has not expired."""
-    return job.status is JobStatus.QUEUED and now_ms <= expires_at_ms
+    """Whether a command still has to be sent: no device has spoken of it, no newer one counts, it has not expired."""
+    return job.status is JobStatus.QUEUED and job.superseded_by is None and now_ms <= expires_at_ms
+
+
+def heard_silence_ms(since_told_ms: int, hearing_ms: int) -> int:
+    """How long a device has been silent, as far as the service could have heard it.
+
+    `hearing_ms`: since the service can hear devices without a break (its start, or the broker's return). What was
+    before is no silence of theirs, and no error of a wall clock between two starts counts. Never negative.
+    """
+    return max(0, min(since_told_ms, hearing_ms))

@@ -34,6 +34,9 @@ class Reason(StrEnum):
     UNSUPPORTED_SCHEMA = "unsupported_schema"
     MALFORMED = "malformed"
     HOST_NOT_ALLOWED = "host_not_allowed"
+    # What somebody on the device has asked for.
+    HELD = "held"
+    UPDATE_LOCKED = "update_locked"
     # The registry and the way to it.
     REGISTRY_UNREACHABLE = "registry_unreachable"
     REGISTRY_ERROR = "registry_error"
@@ -55,17 +58,29 @@ class Reason(StrEnum):
     CONFIGURATION_INVALID = "configuration_invalid"
     JOURNAL_CORRUPT = "journal_corrupt"
     JOURNAL_LOCKED = "journal_locked"
+    JOURNAL_TOO_NEW = "journal_too_new"
     # The candidate on trial.
     CANDIDATE_EXITED = "candidate_exited"
     CANDIDATE_UNHEALTHY = "candidate_unhealthy"
     CANDIDATE_NEVER_HEALTHY = "candidate_never_healthy"
     TOO_MANY_BOOTS = "too_many_boots"
+    # The version that was confirmed.
+    PROBATION_FAILED = "probation_failed"
     # The service and its callers.
     DEADLINE_PASSED = "deadline_passed"
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
+    VERSION_WITHDRAWN = "version_withdrawn"
+    NO_PREVIOUS_VERSION = "no_previous_version"
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    TOO_MANY_STREAMS = "too_many_streams"
+    TOO_MANY_ATTEMPTS = "too_many_attempts"
+    REGISTRATION_TOKEN_INVALID = "registration_token_invalid"  # noqa: S105 (a name)
+    REGISTRATION_TOKEN_EXPIRED = "registration_token_expired"  # noqa: S105 (a name)
+    REGISTRATION_TOKEN_USED = "registration_token_used"  # noqa: S105 (a name)
+    CERTIFICATE_REFUSED = "certificate_refused"
     INVALID_INPUT = "invalid_input"
     UNAVAILABLE = "unavailable"
 

@@ -14,9 +14,19 @@ from reference.core.delivery import Memory
 from reference.core.errors import Reason
 from reference.core.job import Job, JobStatus
 from reference.core.limits import Limits
-from reference.core.model import Container, HealthState, ImageState, Outcome, Phase, World
-from reference.core.steps import Journal, Remove, RemoveImage, Start, Step, Stop
-from reference.core.update import UpdateRecord
+from reference.core.model import Container, HealthState, ImageState, Outcome, Phase, SnapshotState, World
+from reference.core.record import HOLDS, UpdateRecord
+from reference.core.steps import (
+    Journal,
+    Remove,
+    RemoveImage,
+    RestoreSnapshot,
+    Snapshot,
+    Start,
+    Step,
+    Stop,
+    Wait,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,40 @@ def synced_before_start(step: Step, world: World) -> list[Violation]:
     if isinstance(step, Start) and world.dirty:
         return [Violation("synced_before_start", f"start of {step.container_id} on data that a cut may lose")]
     return []
+
+
+def hold_honoured(record: UpdateRecord, step: Step, world: World) -> list[Violation]:
+    """Under an operator's hold nothing is touched, but for a trial that is brought to its end."""
+    if world.hold and record.phase in HOLDS and not isinstance(step, Journal | Wait):
+        return [Violation("hold_honoured", f"{record.phase}: {type(step).__name__} under a hold")]
+    return []
+
+
+def lock_honoured(record: UpdateRecord, step: Step, world: World) -> list[Violation]:
+    """No switch begins while somebody has taken the update lock."""
+    begins = isinstance(step, Journal) and step.record.phase is Phase.SWITCHING is not record.phase
+    if begins and world.locked_ms is not None:
+        return [Violation("lock_honoured", "a switch is journaled while the update lock is taken")]
+    return []
+
+
+def volume_whole(record: UpdateRecord, step: Step, world: World) -> list[Violation]:
+    """Volumes are copied and brought back while nothing runs on them, copied before the candidate ever ran, and what
+    was copied is back before the old version starts."""
+    found = []
+    job, running = record.job, any(c.running for c in world.containers)
+    if isinstance(step, Snapshot | RestoreSnapshot) and running:
+        found.append(f"{type(step).__name__} while something runs")
+    if isinstance(step, Snapshot) and record.phase is not Phase.SWITCHING:
+        found.append(f"copied in {record.phase}")
+    taken = job is not None and world.snapshots.get(job.generation) is SnapshotState.TAKEN
+    wanted = job is not None and job.policy.snapshot and record.current is not None
+    if isinstance(step, Start):
+        if record.phase is Phase.SWITCHING and wanted and not taken:
+            found.append("the candidate starts and no copy was taken")
+        if record.phase is Phase.ROLLING_BACK and taken:
+            found.append("the old version starts on what the candidate left")
+    return [Violation("volume_whole", detail) for detail in found]
 
 
 def success_proved(before: UpdateRecord, after: UpdateRecord, world: World) -> list[Violation]:
@@ -178,6 +222,9 @@ def every_step(memory: Memory, step: Step, world: World, limits: Limits) -> list
         *current_kept(record, step, world),
         *stop_is_journaled(record, step, world),
         *synced_before_start(step, world),
+        *hold_honoured(record, step, world),
+        *lock_honoured(record, step, world),
+        *volume_whole(record, step, world),
         *status_not_ahead(memory),
         *bounded(memory, world, limits),
     ]

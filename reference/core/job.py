@@ -69,6 +69,8 @@ class Job:
     late_outcome: Outcome | JobStatus | None = None
     epoch: str | None = None
     sequence: int = -1
+    superseded_by: int | None = None
+    """Generation of the newer command that was ordered while this job was open."""
 
 
 def told(job: Job, report: Report, epoch: str) -> Job:
@@ -78,7 +80,7 @@ def told(job: Job, report: Report, epoch: str) -> Job:
     if epoch == job.epoch and report.sequence <= job.sequence:
         return job
     if job.status.terminal:
-        if job.status is JobStatus.TIMED_OUT and report.status.terminal and job.late_outcome is None:
+        if _presumed(job) and report.status.terminal and job.late_outcome is None:
             return replace(
                 job, late_outcome=report.outcome or report.status, epoch=epoch, sequence=report.sequence
             )
@@ -89,6 +91,14 @@ def told(job: Job, report: Report, epoch: str) -> Job:
     )  # fmt: skip
 
 
+def _presumed(job: Job) -> bool:
+    """Whether the service gave the job its end without a word from the device, which may still speak of it."""
+    overtaken_unheard = (
+        job.status is JobStatus.CANCELED and job.reason is Reason.SUPERSEDED and job.epoch is None
+    )
+    return job.status is JobStatus.TIMED_OUT or overtaken_unheard
+
+
 def canceled(job: Job) -> Job:
     """The job after a cancel that no device had to obey: only a command that was never taken ends so."""
     if job.status is not JobStatus.QUEUED:
@@ -96,14 +106,60 @@ def canceled(job: Job) -> Job:
     return replace(job, status=JobStatus.CANCELED, reason=Reason.CANCELED)
 
 
-def overdue(job: Job, in_status_ms: int, limits: ServiceLimits) -> Job:
-    """The job after a look at the clock. `in_status_ms`: since it was made, or since the device last spoke of it."""
-    bound = {
-        JobStatus.QUEUED: limits.accept_deadline_ms,
-        JobStatus.IN_PROGRESS: limits.progress_deadline_ms,
-    }.get(job.status)
-    if bound is None or in_status_ms <= bound:
+def superseded(job: Job, generation: int, *, sent: bool) -> Job:
+    """The open job after a newer command was ordered for its client: no longer the one that counts.
+
+    It ends at once when its command never left the service (`sent`); else by the device's report, or by `overtaken`.
+    Raises ValueError for a generation that is not newer.
+    """
+    if generation <= job.generation:
+        raise ValueError(f"generation {generation} cannot supersede {job.generation}")
+    if job.status.terminal or job.superseded_by is not None:
         return job
-    silent = "was never taken by the device" if job.status is JobStatus.QUEUED else "went silent"
-    message = f"the job {silent} for more than {bound} ms"
+    job = replace(job, superseded_by=generation)
+    return job if sent or job.status is not JobStatus.QUEUED else _overtaken(job)
+
+
+def overtaken(job: Job, newer: Job) -> Job:
+    """A superseded job after news of a newer one of its client.
+
+    A device that works on the newer command, or is done with it, never takes an older one, and a newer one that has
+    ended leaves nothing to wait for: what no device has spoken of by then has ended. While the newer one is only
+    accepted, the device may still finish the older one, and will report it. Should the device say otherwise
+    afterwards, that is its `late_outcome`.
+    """
+    heard_of = job.superseded_by is None or job.status is not JobStatus.QUEUED
+    works = newer.status is JobStatus.IN_PROGRESS and newer.phase not in (Phase.IDLE, Phase.ACCEPTED)
+    if heard_of or newer.generation <= job.generation or not (works or newer.status.terminal):
+        return job
+    return _overtaken(job)
+
+
+def _overtaken(job: Job) -> Job:
+    message = f"by generation {job.superseded_by}, before the device spoke of it"
+    return replace(job, status=JobStatus.CANCELED, reason=Reason.SUPERSEDED, message=message)
+
+
+def overdue(job: Job, silent_ms: int, age_ms: int, limits: ServiceLimits) -> Job:
+    """The job after a look at the clock.
+
+    `silent_ms`: since the device last spoke of it, as far as the service could have heard it; every status starts the
+    time of its step anew. `age_ms`: since the job was made, which nothing starts anew, so that every job ends.
+    """
+    if job.status.terminal:
+        return job
+    if age_ms > limits.job_deadline_ms:
+        return _timed_out(
+            job, f"the job has not ended in {limits.job_deadline_ms} ms; its step is {job.phase.value}"
+        )
+    if job.status is JobStatus.QUEUED:
+        bound, passed = limits.accept_deadline_ms, age_ms
+        what = f"the job was never taken by the device for more than {bound} ms"
+    else:
+        bound, passed = limits.step_deadline_ms(job.phase), silent_ms
+        what = f"the device went silent in the step {job.phase.value} for more than {bound} ms"
+    return _timed_out(job, what) if passed > bound else job
+
+
+def _timed_out(job: Job, message: str) -> Job:
     return replace(job, status=JobStatus.TIMED_OUT, reason=Reason.DEADLINE_PASSED, message=message)

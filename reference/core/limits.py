@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reference.core.errors import Reason, Retry, retry_of
+from reference.core.model import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,12 @@ class Limits:
     """Starts of the last good container in a rollback before the job ends as `rollback_failed`."""
     revive_attempts_in_job: int = 2
     """Starts of a dead current container that may interrupt a job which has not switched yet."""
+    probation_attempts: int = 3
+    """Starts of a version on probation, between two steps of it, before it falls back to previous."""
+    probation_step_ms: int = 60_000
+    """Healthy time on probation that is journaled at once: the most that a cut can cost of it."""
+    lock_wait_ms: int = 600_000
+    """For so long a switch waits for the update lock when its command does not say."""
     backoff_first_ms: int = 500
     backoff_factor: int = 2
     backoff_limit_ms: int = 300_000
@@ -76,11 +83,60 @@ class ServiceLimits:
     """A command that no device has taken after this long expires."""
     accept_deadline_ms: int = 24 * 3600 * 1000
     """QUEUED may last this long: the device may be offline."""
-    progress_deadline_ms: int = 30 * 60 * 1000
-    """IN_PROGRESS may be silent this long: every status from the device starts it anew."""
+    accepted_deadline_ms: int = 60 * 60 * 1000
+    """Silence in a step. A command that is accepted may have to wait for the end of the one before it."""
+    pulling_deadline_ms: int = 30 * 60 * 1000
+    staged_deadline_ms: int = 30 * 60 * 1000
+    """The update lock and the snapshot belong to this step."""
+    switching_deadline_ms: int = 15 * 60 * 1000
+    verifying_deadline_ms: int = 30 * 60 * 1000
+    """Above the longest start period, window and stable time that a command can name."""
+    committing_deadline_ms: int = 15 * 60 * 1000
+    rolling_back_deadline_ms: int = 30 * 60 * 1000
+    cleaning_up_deadline_ms: int = 15 * 60 * 1000
+    job_deadline_ms: int = 48 * 3600 * 1000
+    """From the order to the end, however often the device speaks of it: no status starts this one anew."""
     resend_first_ms: int = 2_000
     resend_limit_ms: int = 60_000
     resend_factor: int = 2
+    outage_remind_ms: int = 300_000
+    """A part that stays down is logged when it goes, and again this often."""
+    spooled_many: int = 20_000
+    """Statuses kept in a file while the database cannot take them: further ones stay with their devices alone."""
+    presence_ms: int = 180_000
+    """A client that was heard within this is shown as online."""
+    idempotency_ms: int = 24 * 3600 * 1000
+    """How long the answer to a request with an `Idempotency-Key` is kept."""
+    registration_token_ms: int = 24 * 3600 * 1000
+    """A registration token that no device has traded after this long is worth nothing."""
+    events_kept: int = 10_000
+    """Events of each tenant that can still be read; older ones are forgotten."""
+    events_ms: int = 7 * 24 * 3600 * 1000
+    """And those older than this."""
+    streams: int = 32
+    """Readers of one tenant that may wait for events at once."""
+    stream_stall_ms: int = 20_000
+    """A reader that takes nothing for so long is dropped; it comes back with `Last-Event-ID`."""
+
+    def step_deadline_ms(self, phase: Phase) -> int:
+        """How long a device that has taken a command may be silent in a step; each status starts it anew."""
+        return {
+            Phase.IDLE: self.accepted_deadline_ms,
+            Phase.ACCEPTED: self.accepted_deadline_ms,
+            Phase.PULLING: self.pulling_deadline_ms,
+            Phase.STAGED: self.staged_deadline_ms,
+            Phase.SWITCHING: self.switching_deadline_ms,
+            Phase.VERIFYING: self.verifying_deadline_ms,
+            Phase.COMMITTING: self.committing_deadline_ms,
+            Phase.ROLLING_BACK: self.rolling_back_deadline_ms,
+            Phase.CLEANING_UP: self.cleaning_up_deadline_ms,
+        }[phase]
+
+    @property
+    def shortest_deadline_ms(self) -> int:
+        """No open job is overdue before this."""
+        steps = (self.step_deadline_ms(phase) for phase in Phase)
+        return min(self.accept_deadline_ms, self.job_deadline_ms, *steps)
 
 
 DEFAULT_LIMITS = Limits()

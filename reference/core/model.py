@@ -71,7 +71,7 @@ class Policy:
     probation_ms: int = 0
     """For so long after the commit a version that cannot be healthy falls back to previous."""
     lock_wait_ms: int = 0
-    """For so long the switch waits while the update lock is taken."""
+    """For so long the switch waits while the update lock is taken; 0: for as long as the device's own limit says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,16 @@ class ImageState(StrEnum):
     BROKEN = "broken"
 
 
+class SnapshotState(StrEnum):
+    """A copy of the client's volumes, by the generation that it was made for. One that is not listed is not there."""
+
+    PREPARED = "prepared"
+    """There is room for it, and nothing was copied."""
+    TAKEN = "taken"
+    RESTORED = "restored"
+    """It is what the client runs on; what it replaced is kept aside."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why the last act failed.
@@ -210,7 +220,10 @@ class World:
     since_failure_ms: int = 0
     """Process scope: since the last of `failures`; means nothing when there were none."""
     restores: int = 0
-    """Process scope: starts of current or previous since one of them was last stable, or since a rollback began."""
+    """Process scope: starts of current or previous since one of them was last stable, or since a rollback began.
+
+    On probation: since it was last journaled that some of it has been survived, and those by the engine, too.
+    """
     since_restore_ms: int = 0
     """Process scope: since the last of `restores`."""
     engine_restarted: bool = False
@@ -219,6 +232,16 @@ class World:
     """The driver's stream, drawn anew for each failure."""
     outage_ms: int | None = None
     """Process scope: how long the client was last seen without a healthy process; None if that is not known."""
+    hold: bool = False
+    """Durable, the operator's: nothing is to be started, stopped or changed."""
+    locked_ms: int | None = None
+    """Process scope: for how long the update lock has kept this job from its switch; None: it is not taken."""
+    locked_by: str = ""
+    """Who says to have taken it."""
+    snapshots: dict[int, SnapshotState] = field(default_factory=dict)
+    """Durable, the engine's: by generation."""
+    survived_ms: int = 0
+    """Process scope: how long current has been healthy since `probation_left_ms` was last journaled."""
 
     def pick(self, container_id: str | None, generation: int, digest: str) -> Container | None:
         """The journaled container of that image; without it (removed and made again) one with that label."""

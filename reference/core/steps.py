@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reference.core.model import Image
 
 if TYPE_CHECKING:
-    from reference.core.update import UpdateRecord
+    from reference.core.record import UpdateRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,48 @@ class Wait:
     why: str
 
 
-Act = Pull | Create | Start | Stop | Remove | RemoveImage | SetRestartPolicy | Sync | RestartEngine
+@dataclass(frozen=True, slots=True)
+class PrepareSnapshot:
+    """See that a copy of the client's volumes can be made for this generation, before anything is stopped for it."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Have a whole copy of the client's volumes. Only while nothing runs on them."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSnapshot:
+    """Have every volume as the snapshot has it, once. Only while nothing runs on them."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSnapshot:
+    """Have this snapshot no more. What a restored one replaced is kept aside until the next is prepared."""
+
+    generation: int
+
+
+Act = (
+    Pull
+    | Create
+    | Start
+    | Stop
+    | Remove
+    | RemoveImage
+    | SetRestartPolicy
+    | Sync
+    | RestartEngine
+    | PrepareSnapshot
+    | Snapshot
+    | RestoreSnapshot
+    | RemoveSnapshot
+)
 """What the runtime does."""
 Step = Journal | Act | Wait

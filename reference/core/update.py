@@ -15,6 +15,8 @@ journals, acts. The rules:
     trusted) serves expiry only. Counters stop every loop.
 6.  Never two containers active; the image and the container of current stay until the commit is durable, the image
     of previous until the next one.
+7.  An operator's hold stops everything but a trial that runs; the update lock keeps a switch from beginning. A
+    snapshot of the volume is taken after the stop, and is back before the old version starts.
 
     idle -> accepted -> pulling -> staged -> switching -> verifying -> committing -> cleaning_up -> idle
                  \\________\\__________\\   (failed)  \\__________\\-> rolling_back ----^
@@ -23,62 +25,30 @@ journals, acts. The rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import assert_never
 
+from reference.core.duty import begin, bring_up, idle, refused, rest, restore_volume, restore_wait_ms
 from reference.core.errors import Reason
 from reference.core.limits import DEFAULT_LIMITS, Limits
 from reference.core.model import Command, Container, Failure, HealthState, ImageState
-from reference.core.model import Installed, Outcome, Phase, World
-from reference.core.steps import Create, Journal, Pull, Remove, RemoveImage, RestartEngine
-from reference.core.steps import SetRestartPolicy, Start, Step, Stop, Sync, Wait
+from reference.core.model import Installed, Outcome, Phase, SnapshotState, World
+from reference.core.record import BEFORE_SWITCH, HOLDS, UpdateRecord, cleared
+from reference.core.steps import Create, Journal, PrepareSnapshot, Pull, Remove, RemoveImage, RemoveSnapshot
+from reference.core.steps import RestartEngine, SetRestartPolicy, Snapshot, Start, Step, Stop, Sync, Wait
 
-BEFORE_SWITCH = frozenset({Phase.ACCEPTED, Phase.PULLING, Phase.STAGED})
-"""Phases in which nothing was touched: cancel and a newer generation end the job here."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateRecord:
-    """All that the updater remembers over a power cut."""
-
-    epoch: str
-    """Names this journal: random, new whenever a journal is made or rebuilt."""
-    phase: Phase = Phase.IDLE
-    floor: int | None = None
-    """Highest generation accepted. None: not known (a new journal), and no command is accepted until it is."""
-    current: Installed | None = None
-    previous: Installed | None = None
-    job: Command | None = None
-    queued: Command | None = None
-    """A newer generation that runs next."""
-    cancel: bool = False
-    candidate_id: str | None = None
-    outcome: Outcome | None = None
-    reason: Reason | None = None
-    message: str = ""
-    attempts: int = 0
-    """Failed acts: all those before the switch together, after it those in this phase."""
-    boots: int = 0
-    boot_id: str | None = None
-    """The boot in which the trial was last seen, and how many boots it has lived through."""
-    duty: bool = False
-    """A rollback failed: nothing trusted was healthy, and bringing something back goes on."""
-    downtime_ms: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.phase is Phase.IDLE) is not (self.job is None):
-            raise ValueError(f"a record in phase {self.phase} with job {self.job!r}")
-        if (self.phase is Phase.CLEANING_UP) is not (self.outcome is not None):
-            raise ValueError(f"a record in phase {self.phase} with outcome {self.outcome}")
+__all__ = ["BEFORE_SWITCH", "UpdateRecord", "decide"]
 
 
 def decide(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits = DEFAULT_LIMITS) -> Step:
     """The next step. Pure and total: the same arguments always give the same step."""
-    if _refused(world) and not world.engine_restarted and record.phase not in BEFORE_SWITCH:
+    if world.hold and record.phase in HOLDS:
+        return _held(record, limits)
+    if refused(world) and not world.engine_restarted and record.phase not in BEFORE_SWITCH:
         return RestartEngine()  # A stuck port refuses every version: nobody is blamed before this was tried.
     match record.phase:
         case Phase.IDLE:
-            return _idle(record, world, limits)
+            return idle(record, world, limits)
         case Phase.ACCEPTED | Phase.PULLING | Phase.STAGED:
             return _before_switch(record, world, now_ms, limits)
         case Phase.SWITCHING | Phase.VERIFYING:
@@ -92,22 +62,34 @@ def decide(record: UpdateRecord, world: World, now_ms: int | None, limits: Limit
     assert_never(record.phase)
 
 
+def _held(record: UpdateRecord, limits: Limits) -> Step:
+    """An operator's hold: commands are taken and may be given up, and nothing is touched, not even in duty."""
+    if record.phase is Phase.IDLE and record.queued is not None:
+        return begin(record)
+    if record.phase in BEFORE_SWITCH:
+        if (end := _given_up(record)) is not None:
+            return end
+        if record.reason is not Reason.HELD:
+            return Journal(replace(record, reason=Reason.HELD, message="held by the operator"))
+    return Wait(limits.watch_ms, "held by the operator")
+
+
 # ---- before the switch: nothing has been touched, so any end is harmless
 
 
 def _before_switch(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
-    if record.cancel:
-        return _end(record, Outcome.FAILED, Reason.CANCELED)
-    if record.queued is not None:
-        return _end(record, Outcome.FAILED, Reason.SUPERSEDED, f"by generation {record.queued.generation}")
+    if (end := _given_up(record)) is not None:
+        return end
+    if record.reason is Reason.HELD:  # And is no more: that is news, too.
+        return Journal(replace(record, reason=None, message=""))
     if (error := world.error) is not None and not error.trusted:
         if record.attempts + 1 >= limits.attempts(error.reason):
             return _end(record, Outcome.FAILED, error.reason, error.message)
         return _count(record, error)
     if (revival := _revive(record, world, limits)) is not None:
         return revival
-    if (rest := _rest(world, limits, record.reason)) is not None:
-        return rest
+    if (wait := rest(world, limits, record.reason)) is not None:
+        return wait
     match record.phase:
         case Phase.ACCEPTED:
             return _accepted(record, world, now_ms, limits)
@@ -117,12 +99,20 @@ def _before_switch(record: UpdateRecord, world: World, now_ms: int | None, limit
             return _staged(record, world, limits)
 
 
+def _given_up(record: UpdateRecord) -> Step | None:
+    if record.cancel:
+        return _end(record, Outcome.FAILED, Reason.CANCELED)
+    if record.queued is not None:
+        return _end(record, Outcome.FAILED, Reason.SUPERSEDED, f"by generation {record.queued.generation}")
+    return None
+
+
 def _revive(record: UpdateRecord, world: World, limits: Limits) -> Step | None:
     """A dead current is started again beside the job, but only so often: the update may be its cure."""
     current = world.find(record.current)
     if current is None or current.running or world.restores >= limits.revive_attempts_in_job:
         return None
-    if any(c.running for c in world.containers) or _restore_wait_ms(world, limits) > 0:
+    if any(c.running for c in world.containers) or restore_wait_ms(world, limits) > 0:
         return None
     return Sync() if world.dirty else Start(current.id, trusted=True)
 
@@ -157,13 +147,28 @@ def _staged(record: UpdateRecord, world: World, limits: Limits) -> Step:
     candidate = _candidate(record, world)
     if candidate is None:
         return Create(job.image, job.generation)
+    if _snapshots(record) and job.generation not in world.snapshots:
+        return PrepareSnapshot(job.generation)
     if world.dirty:
         return Sync()
+    if world.locked_ms is not None:
+        return _locked(record, world, world.locked_ms, limits)
     installed = record.current
     if installed is not None and current is not None and current.restart_policy != "no":
         installed = replace(installed, restart_policy=current.restart_policy)
-    trial = replace(_cleared(record), phase=Phase.SWITCHING, current=installed, candidate_id=candidate.id)
+    trial = replace(cleared(record), phase=Phase.SWITCHING, current=installed, candidate_id=candidate.id)
     return Journal(replace(trial, boot_id=world.boot_id, boots=0))
+
+
+def _locked(record: UpdateRecord, world: World, locked_ms: int, limits: Limits) -> Step:
+    """All is ready, and somebody has taken the update lock: wait for it, but not for ever."""
+    most_ms = _job(record).policy.lock_wait_ms or limits.lock_wait_ms
+    message = f"the update lock is taken by {world.locked_by or 'somebody'}"
+    if locked_ms >= most_ms:
+        return _end(record, Outcome.FAILED, Reason.UPDATE_LOCKED, f"{message}; waited {most_ms} ms for it")
+    if record.reason is not Reason.UPDATE_LOCKED:
+        return Journal(replace(record, reason=Reason.UPDATE_LOCKED, message=message))
+    return Wait(limits.poll_ms, message)
 
 
 # ---- on trial: the old one stops, the new one proves itself; any doubt rolls back
@@ -178,8 +183,8 @@ def _on_trial(record: UpdateRecord, world: World, limits: Limits) -> Step:
         if record.attempts + 1 >= limits.acts(world.error.reason):
             return _roll_back(record, world.error.reason, world.error.message)
         return _count(record, world.error)
-    if (rest := _rest(world, limits)) is not None:
-        return rest
+    if (wait := rest(world, limits)) is not None:
+        return wait
     candidate = _candidate(record, world)
     if candidate is None:
         return _roll_back(record, Reason.CANDIDATE_EXITED, "its container was removed by somebody else")
@@ -189,10 +194,18 @@ def _on_trial(record: UpdateRecord, world: World, limits: Limits) -> Step:
     if (other := world.running_beside(candidate)) is not None:
         return Stop(other.id)
     if record.phase is Phase.SWITCHING and (candidate.running or candidate.started_this_boot):
-        return Journal(replace(_cleared(record), phase=Phase.VERIFYING))
+        return Journal(replace(cleared(record), phase=Phase.VERIFYING))
     if not candidate.running and not candidate.started_this_boot:
-        return Sync() if world.dirty else Start(candidate.id)
+        return _start(record, world, candidate)
     return _verifying(record, world, candidate, limits)
+
+
+def _start(record: UpdateRecord, world: World, candidate: Container) -> Step:
+    generation = _job(record).generation
+    taken = world.snapshots.get(generation) is SnapshotState.TAKEN
+    if record.phase is Phase.SWITCHING and _snapshots(record) and not taken:
+        return Snapshot(generation)  # Later it would hold what the candidate has made of the volume.
+    return Sync() if world.dirty else Start(candidate.id)
 
 
 def _verifying(record: UpdateRecord, world: World, candidate: Container, limits: Limits) -> Step:
@@ -212,7 +225,7 @@ def _verifying(record: UpdateRecord, world: World, candidate: Container, limits:
         return Wait(limits.poll_ms, "the candidate has to stay healthy for its whole window")
     if world.dirty:
         return Sync()
-    return Journal(replace(_cleared(record), phase=Phase.COMMITTING, downtime_ms=world.outage_ms))
+    return Journal(replace(cleared(record), phase=Phase.COMMITTING, downtime_ms=world.outage_ms))
 
 
 # ---- the commit is durable: this job only goes forward
@@ -222,15 +235,17 @@ def _committing(record: UpdateRecord, world: World, limits: Limits) -> Step:
     if world.error is not None and record.attempts + 1 < limits.act_attempts:
         return _count(record, world.error)
     if world.error is None:
-        if (rest := _rest(world, limits)) is not None:
-            return rest
+        if (wait := rest(world, limits)) is not None:
+            return wait
         if (step := _finish_commit(record, world)) is not None:
             return step
     job, old, candidate = _job(record), record.current, _candidate(record, world)
     container_id = candidate.id if candidate is not None else None
     new = Installed(job.image, job.health, job.generation, container_id, _policy(record))
     previous = record.previous if old is None or old.image.digest == job.image.digest else old
-    return _end(replace(record, current=new, previous=previous, duty=False), Outcome.SUCCEEDED)
+    probation_ms = job.policy.probation_ms if previous is not None else 0
+    ended = replace(record, current=new, previous=previous, duty=False, probation_left_ms=probation_ms)
+    return _end(ended, Outcome.SUCCEEDED)
 
 
 def _finish_commit(record: UpdateRecord, world: World) -> Step | None:
@@ -256,7 +271,7 @@ def _rolling_back(record: UpdateRecord, world: World, limits: Limits) -> Step:
     beside = world.running_beside(None)  # A first install: there is nothing to go back to.
     if beside is None or world.failures >= limits.restore_attempts:
         return _end(record, Outcome.FAILED, record.reason, record.message)
-    return _rest(world, limits) or Stop(beside.id)
+    return rest(world, limits) or Stop(beside.id)
 
 
 def _restore(record: UpdateRecord, installed: Installed, world: World, limits: Limits) -> Step:
@@ -270,86 +285,43 @@ def _restore(record: UpdateRecord, installed: Installed, world: World, limits: L
         return _end(back, Outcome.ROLLED_BACK, record.reason, record.message)
     if failed or (world.restores >= limits.restore_attempts and not alive):
         return _end(replace(record, duty=True), Outcome.ROLLBACK_FAILED, record.reason, record.message)
-    if (rest := _rest(world, limits)) is not None:
-        return rest
+    if (wait := rest(world, limits)) is not None:
+        return wait
     if beside is not None:
         return Stop(beside.id)
     if current is None or not current.running:
-        return _bring_up(installed, current, world, limits)
+        return restore_volume(world) or bring_up(installed, current, world, limits)
     if healthy:
         return SetRestartPolicy(current.id, installed.restart_policy)
     return Wait(limits.poll_ms, "the old version has to be healthy") if alive else Stop(current.id)
 
 
-# ---- the end of a job, and the duty that never ends
+# ---- the end of a job; the duty that never ends is in duty.py
 
 
 def _cleaning_up(record: UpdateRecord, world: World, limits: Limits) -> Step:
     if world.error is not None and record.attempts + 1 < limits.act_attempts:
         return Journal(replace(record, attempts=record.attempts + 1))
     if world.error is None:
-        if (rest := _rest(world, limits)) is not None:
-            return rest
+        if (wait := rest(world, limits)) is not None:
+            return wait
         installed = [i for i in (record.current, record.previous) if i is not None]
         kept = {c.id for i in installed if (c := world.find(i)) is not None}
         for container in world.containers:
             if container.id not in kept:
                 return Remove(container.id)
+        kept_aside = record.outcome is Outcome.ROLLBACK_FAILED  # The duty still has to bring it back.
+        for generation, state in sorted(world.snapshots.items()):
+            if not kept_aside or state is not SnapshotState.TAKEN:
+                return RemoveSnapshot(generation)
         wanted = {i.image.digest for i in installed}
         if record.queued is not None:
             wanted.add(record.queued.image.digest)
         for digest in sorted(world.images):
             if digest not in wanted:
                 return RemoveImage(digest)
-    idle = replace(_cleared(record), phase=Phase.IDLE, job=None, cancel=False, outcome=None, boots=0)
+    idle = replace(cleared(record), phase=Phase.IDLE, job=None, cancel=False, outcome=None, boots=0)
     return Journal(replace(idle, candidate_id=None, boot_id=None, downtime_ms=None))
-
-
-def _idle(record: UpdateRecord, world: World, limits: Limits) -> Step:
-    if record.queued is not None:
-        return Journal(replace(record, phase=Phase.ACCEPTED, job=record.queued, queued=None))
-    if (rest := _rest(world, limits)) is not None:
-        return rest
-    installed = _wanted(record, world, limits)
-    container = world.find(installed)
-    if (beside := world.running_beside(container)) is not None:
-        return Stop(beside.id)
-    if installed is None:
-        return Wait(limits.watch_ms, "nothing is installed")
-    if container is None or not container.running:
-        return _bring_up(installed, container, world, limits)
-    if record.duty and container.stable(installed.health):
-        other = record.previous if installed == record.current else record.current
-        return Journal(replace(record, current=installed, previous=other, duty=False))
-    if record.duty and container.sick(installed.health):
-        return Stop(container.id)
-    if container.restart_policy != installed.restart_policy:
-        return SetRestartPolicy(container.id, installed.restart_policy)
-    return Wait(limits.poll_ms if record.duty else limits.watch_ms, "the installed version runs")
-
-
-def _wanted(record: UpdateRecord, world: World, limits: Limits) -> Installed | None:
-    """Current; in duty whichever of current and previous lives and is not sick, else each in its turn."""
-    current, previous = record.current, record.previous
-    if current is None or previous is None or not record.duty:
-        return current
-    for installed in (current, previous):
-        container = world.find(installed)
-        if container is not None and container.running and not container.sick(installed.health):
-            return installed
-    return previous if (world.restores // limits.restore_attempts) % 2 else current
-
-
-def _bring_up(installed: Installed, container: Container | None, world: World, limits: Limits) -> Step:
-    image = world.images.get(installed.image.digest)
-    if image is ImageState.BROKEN or (image is None and (container is None or _refused(world))):
-        return Pull(installed.image)
-    if container is None:
-        return Create(installed.image, installed.generation)
-    if world.dirty:
-        return Sync()
-    wait_ms = _restore_wait_ms(world, limits)
-    return Wait(wait_ms, "between two starts") if wait_ms > 0 else Start(container.id, trusted=True)
 
 
 # ---- small words
@@ -360,10 +332,6 @@ def _job(record: UpdateRecord) -> Command:
     return record.job
 
 
-def _refused(world: World) -> bool:
-    return world.error is not None and world.error.reason is Reason.START_REFUSED
-
-
 def _policy(record: UpdateRecord) -> str:
     return record.current.restart_policy if record.current is not None else "unless-stopped"
 
@@ -372,18 +340,8 @@ def _candidate(record: UpdateRecord, world: World) -> Container | None:
     return world.pick(record.candidate_id, _job(record).generation, _job(record).image.digest)
 
 
-def _rest(world: World, limits: Limits, reason: Reason | None = None) -> Wait | None:
-    wait_ms = limits.backoff_ms(world.failures, world.jitter_permille, reason) - world.since_failure_ms
-    return Wait(wait_ms, "after a failure") if world.failures > 0 and wait_ms > 0 else None
-
-
-def _restore_wait_ms(world: World, limits: Limits) -> int:
-    wait_ms = limits.backoff_ms(world.restores, world.jitter_permille) - world.since_restore_ms
-    return wait_ms if world.restores > 0 else 0
-
-
-def _cleared(record: UpdateRecord) -> UpdateRecord:
-    return replace(record, attempts=0, reason=None, message="")
+def _snapshots(record: UpdateRecord) -> bool:
+    return _job(record).policy.snapshot and record.current is not None
 
 
 def _count(record: UpdateRecord, error: Failure) -> Journal:

@@ -15,9 +15,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from reference.core.delivery import Memory, advance
-from reference.core.errors import BlackstartError, EngineError, JournalError
+from reference.core.errors import BlackstartError, EngineError, JournalError, Reason
 from reference.core.limits import Limits
 from reference.core.model import Image
 from reference.core.steps import Act, Journal, RestartEngine, Stop, Wait
@@ -35,6 +36,16 @@ JOURNAL_RETRY_S = 1.0
 
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+class Onlooker(Protocol):
+    """Is told what happens; can change nothing, and must not fail."""
+
+    def changed(self, before: Memory, after: Memory) -> None:
+        """The journal holds something else now."""
+
+    def failed(self, error: BlackstartError) -> None:
+        """An act, or a write of the journal, has failed."""
 
 
 class Agent:
@@ -58,7 +69,9 @@ class Agent:
         self._wake = asyncio.Event()
         self._told = asyncio.Event()
         self._activity: tuple[Act, asyncio.Task[None]] | None = None
+        self._lost: JournalError | None = None
         self.progress = PullProgress(0, None)
+        self.onlookers: list[Onlooker] = []
 
     @property
     def memory(self) -> Memory:
@@ -75,6 +88,11 @@ class Agent:
         """The image of the container that runs, as last seen."""
         return self._eyes.running
 
+    @property
+    def hold(self) -> bool:
+        """Whether an operator holds the device, as last seen."""
+        return self._eyes.hold
+
     def now_ms(self) -> int | None:
         """Wall time in ms since 1970, None when this device's clock is not to be trusted."""
         return self._wall_ms() if self._settings.clock_trusted else None
@@ -86,12 +104,28 @@ class Agent:
         before = self._journal.memory
         try:
             self._journal.write(memory)
-        except JournalError:
-            self._journal.reload()
+        except JournalError as error:
+            self._tell_failed(error)
+            self._reload()
             raise
+        for onlooker in self.onlookers:
+            onlooker.changed(before, memory)
         if memory.outbox != before.outbox:
             self._told.set()
         self._wake.set()
+
+    def _reload(self) -> None:
+        try:
+            self._journal.reload()
+        except JournalError as error:
+            if error.reason is Reason.JOURNAL_CORRUPT:
+                self._lost = error  # Nothing that is remembered can be believed: the loop ends with it.
+                self._wake.set()
+            raise
+
+    def _tell_failed(self, error: BlackstartError) -> None:
+        for onlooker in self.onlookers:
+            onlooker.failed(error)
 
     async def outbox_changed(self, timeout_s: float) -> None:
         """Return when there is something new to tell the service, or after `timeout_s`."""
@@ -101,7 +135,10 @@ class Agent:
         self._told.clear()
 
     async def run(self) -> None:
-        """Go on for ever; a cancel ends it and leaves the client as it is."""
+        """Go on for ever; a cancel ends it and leaves the client as it is.
+
+        Raises JournalError(JOURNAL_CORRUPT) when the journal can neither be written nor read any more.
+        """
         try:
             while True:
                 await self._turn()
@@ -119,10 +156,14 @@ class Agent:
             "reason": record.reason,
             "detail": record.message,
         }
-        log.info("journaled", extra={"job": record.job.job_id if record.job else None, **extra})
+        correlation = record.job.correlation_id if record.job else None
+        job_id = record.job.job_id if record.job else None
+        log.info("journaled", extra={"job": job_id, "correlation": correlation, **extra})
 
     async def _turn(self) -> None:
         self._wake.clear()
+        if self._lost is not None:
+            raise self._lost
         world = await self._eyes.look(self.memory.record)
         if (pause_ms := self._eyes.pause_ms(self.limits)) > 0:
             # Each look that fails counts as a failure of the job: they must not be used up in a moment.
@@ -141,7 +182,8 @@ class Agent:
                         "the journal could not be written",
                         extra={"reason": error.reason, "detail": str(error)},
                     )
-                    await asyncio.sleep(JOURNAL_RETRY_S)
+                    if self._lost is None:
+                        await asyncio.sleep(JOURNAL_RETRY_S)
             case Wait(for_ms):
                 await self._wait(for_ms / 1000, None)
             case _:
@@ -167,6 +209,7 @@ class Agent:
             log.error("an act failed without a name", exc_info=error)
             error = EngineError(f"{type(error).__name__}: {error}")
         log.warning("act failed", extra={"step": repr(act), "reason": error.reason, "detail": str(error)})
+        self._tell_failed(error)
         self._eyes.failed(error, act)
 
     async def _do(self, act: Act) -> None:

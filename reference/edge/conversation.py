@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import re
 import secrets
 import time
@@ -18,6 +19,8 @@ from importlib.metadata import PackageNotFoundError, version
 from reference.core import delivery
 from reference.core.delivery import Verdict
 from reference.core.errors import BlackstartError, CommandError, JournalError, Reason
+from reference.core.job import Report
+from reference.core.model import Command, Image
 from reference.edge.agent import Agent
 from reference.edge.settings import EdgeSettings
 from reference.protocol import topics
@@ -30,7 +33,7 @@ from reference.protocol.models import (
     StatusMessage,
     UpdateCommand,
 )
-from reference.support.mqtt import Connected, Disconnected, Message, MqttLink
+from reference.support.mqtt import Connected, Disconnected, Message, MqttLink, StaysDown
 
 log = logging.getLogger("reference.edge")
 
@@ -41,6 +44,8 @@ UNANSWERED_SENDS = 3
 """After so many sends without an acknowledgement a report is followed by a birth."""
 PUBLISH_TIMEOUT_S = 10.0
 IDLE_S = 1.0
+CORRELATIONS_KEPT = 32
+"""Jobs whose request's id is remembered after the record has forgotten them."""
 
 
 def agent_version() -> str:
@@ -68,8 +73,16 @@ class Conversation:
         self._sends: Counter[int] = Counter()
         self._reported_at = time.monotonic()
         self._told_digest: str | None = None
+        self._told_hold: bool | None = None
         self._drifted_at: float | None = None
         self._connected = asyncio.Event()
+        self._beat_at = 0.0
+        self._correlations: dict[str, str] = {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker has us now."""
+        return self._connected.is_set()
 
     async def run(self) -> None:
         """Go on for ever; a cancel ends it."""
@@ -89,13 +102,20 @@ class Conversation:
                     self._connected.clear()
                     self._nonce = None
                     log.warning("disconnected", extra={"detail": reason})
+                case StaysDown(reason, down_s):
+                    log.error("the broker stays down", extra={"detail": reason, "seconds": round(down_s)})
                 case Message():
                     self._hear(event)
 
     def _be_born(self) -> None:
         """Announce ourselves, with a new nonce, at the next turn."""
         self._nonce, self._born_at = secrets.token_hex(16), 0.0
+        self._beat_at = time.monotonic() + self._heartbeat_s()
         self._sends.clear()
+
+    def _heartbeat_s(self) -> float:
+        """Until the next sign of life: spread by a fifth each way, so that a fleet does not speak in step."""
+        return self._settings.heartbeat_ms / 1000 * random.uniform(0.8, 1.2)  # noqa: S311 - spreads, protects nothing
 
     def _hear(self, message: Message) -> None:
         try:
@@ -124,6 +144,7 @@ class Conversation:
                 self._update(message.payload)
             case topics.Kind.CANCEL:
                 cancel = open_envelope(message.payload, self._keys, tenant, client, CancelCommand)
+                log.info("cancel", extra={"job": cancel.job_id, "correlation": cancel.correlation_id})
                 memory = delivery.receive_cancel(self._agent.memory, cancel.job_id, cancel.generation)
                 self._agent.change(memory)
             case topics.Kind.REPLIES:
@@ -142,6 +163,7 @@ class Conversation:
                 memory, _ = delivery.reject(memory, error.job_id, error.generation, error.reason, str(error))
                 self._agent.change(memory)
             raise
+        self._remember(command)
         host = command.image.repository.split("/", 1)[0]
         if host not in self._hosts:
             message = f"the registry {host} is not on this device's list ({', '.join(sorted(self._hosts))})"
@@ -153,11 +175,27 @@ class Conversation:
             raise CommandError(message, reason=Reason.HOST_NOT_ALLOWED, where="image.repository")
         memory, verdict = delivery.receive(memory, command, self._agent.now_ms(), self._agent.limits)
         self._agent.change(memory)
-        log.info(
-            "command", extra={"job": command.job_id, "generation": command.generation, "verdict": verdict}
-        )
+        extra = {"job": command.job_id, "generation": command.generation, "verdict": verdict}
+        if verdict is Verdict.REJECTED:
+            told = [report.reason for report in memory.outbox if report.job_id == command.job_id]
+            extra["reason"] = told[-1] if told else None
+        log.info("command", extra={**extra, "correlation": command.correlation_id})
         if verdict is Verdict.NOT_READY:
             self._born_at = 0.0
+
+    def _remember(self, command: Command) -> None:
+        """Which request a job began with: its last reports come when the record has forgotten it."""
+        if command.correlation_id is not None:
+            self._correlations[command.job_id] = command.correlation_id
+        while len(self._correlations) > CORRELATIONS_KEPT:
+            self._correlations.pop(next(iter(self._correlations)))
+
+    def _correlation(self, job_id: str) -> str | None:
+        record = self._agent.memory.record
+        for command in (record.job, record.queued):
+            if command is not None and command.job_id == job_id:
+                self._remember(command)
+        return self._correlations.get(job_id)
 
     def _reply(self, reply: Reply) -> None:
         memory = self._agent.memory
@@ -191,6 +229,9 @@ class Conversation:
         """
         if self._nonce is not None:
             return
+        if time.monotonic() >= self._beat_at or (self._told_hold not in (None, self._agent.hold)):
+            self._be_born()
+            return
         running = self._agent.running
         digest = running.digest if running is not None else None
         if digest == self._told_digest or self._agent.memory.record.job is not None:
@@ -223,10 +264,14 @@ class Conversation:
             generation=record.floor,
             running_digest=running.digest if running is not None else None,
             running_version=running.version if running is not None else None,
+            previous_digest=record.previous.image.digest if record.previous is not None else None,
+            previous_version=record.previous.image.version if record.previous is not None else None,
             open_job_id=record.job.job_id if record.job is not None else None,
+            hold=self._agent.hold,
             agent_version=agent_version(),
         )
         self._born_at, self._told_digest, self._drifted_at = now, birth.running_digest, None
+        self._told_hold = birth.hold
         await self._publish(topics.Kind.BIRTH, birth.to_bytes())
 
     async def _report(self) -> None:
@@ -237,18 +282,37 @@ class Conversation:
             at_ms = time.time_ns() // 1_000_000
             self._sent_at[report.sequence] = time.monotonic()
             try:
-                status = StatusMessage.from_core(report, memory.record.epoch, running, at_ms).to_bytes()
+                status = self._status(report, running, at_ms)
             except ValueError as error:  # journaled, so it would end every agent to come: the others go on
                 log.error("a report cannot be sent", extra={"job": report.job_id, "detail": str(error)})
                 continue
             self._sends[report.sequence] += 1
             self._reported_at = time.monotonic()
             self._told_digest = running.digest if running is not None else None
-            await self._publish(topics.Kind.STATUS, status)
+            await self._publish(topics.Kind.STATUS, status, self._correlation(report.job_id))
         waiting = {report.sequence for report in self._agent.memory.outbox}
         self._sends = Counter({n: sends for n, sends in self._sends.items() if n in waiting})
         self._sent_at = {sequence: at for sequence, at in self._sent_at.items() if sequence in waiting}
 
-    async def _publish(self, kind: topics.Kind, payload: bytes) -> None:
+    def _status(self, report: Report, running: Image | None, at_ms: int) -> bytes:
+        """Raises ValueError for what cannot go over the wire."""
+        record, correlation_id = self._agent.memory.record, self._correlation(report.job_id)
+        previous = record.previous.image if record.previous is not None else None
+        log.info(
+            "report",
+            extra={"job": report.job_id, "status": report.status, "correlation": correlation_id},
+        )
+        return StatusMessage.from_core(
+            report, record.epoch, running, at_ms, previous=previous, correlation_id=correlation_id
+        ).to_bytes()
+
+    async def _publish(self, kind: topics.Kind, payload: bytes, correlation_id: str | None = None) -> None:
         topic = topics.topic(self._settings.tenant_id, self._settings.client_id, kind)
-        await self._link.publish(topic, payload, timeout_s=PUBLISH_TIMEOUT_S)
+        correlation = correlation_id.encode() if correlation_id is not None else None
+        await self._link.publish(
+            topic,
+            payload,
+            timeout_s=PUBLISH_TIMEOUT_S,
+            correlation=correlation,
+            content_type=topics.MESSAGE_TYPE,
+        )

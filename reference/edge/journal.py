@@ -26,7 +26,8 @@ from reference.core.model import Outcome, Phase
 from reference.core.update import UpdateRecord
 from reference.support.files import fsync_dir
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: with policy, correlation and probation. What an older journal does not say has the value that means as before."""
 _PARTS = ("-wal", "-shm", "")
 """Files of a journal, by the end of their names. The database itself is moved last: a cut leaves it to be found."""
 HISTORY_KEPT = 1000
@@ -89,8 +90,9 @@ class Journal:
     def open(cls, path: Path) -> Self:
         """Open, check and sync what is there.
 
-        Raises JournalError: JOURNAL_LOCKED when another agent holds it, JOURNAL_CORRUPT when it is missing or any
-        part of it cannot be believed, DISK_FULL or CONFIGURATION_INVALID when it may be good and cannot be used here.
+        Raises JournalError: JOURNAL_LOCKED when another agent holds it, JOURNAL_TOO_NEW when a newer agent has written
+        it, JOURNAL_CORRUPT when it is missing or any part of it cannot be believed, DISK_FULL or CONFIGURATION_INVALID
+        when it may be good and cannot be used here. An older one is brought to this version, in one transaction.
         """
         try:
             connection = sqlite3.connect(
@@ -105,6 +107,8 @@ class Journal:
             memory = _load(connection)
             # What a killed agent wrote may still be only in the page cache: make it durable before believing it.
             _make_durable(connection, path)
+            if _version(connection) != SCHEMA_VERSION:
+                _write(connection, memory, None)
         except BaseException as error:
             connection.close()
             raise _named(error, path) from error
@@ -187,15 +191,26 @@ def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
                     os.fsync(handle.fileno())
 
 
+def _version(connection: sqlite3.Connection) -> int:
+    """The version of the journal. Raises JournalError when it names none."""
+    rows = connection.execute("SELECT key, body, checksum FROM rows WHERE kind = 'schema'").fetchall()
+    bodies = [_believed("schema", key, body, checksum) for key, body, checksum in rows]
+    if len(bodies) != 1 or not bodies[0].isdecimal():
+        raise JournalError(f"names the versions {bodies}")
+    return int(bodies[0])
+
+
 def _load(connection: sqlite3.Connection) -> Memory:
+    if (version := _version(connection)) > SCHEMA_VERSION:
+        what = f"has version {version}, this agent reads up to {SCHEMA_VERSION}"
+        todo = "Install the newer agent again. The client goes on running, and the journal is as it was."
+        raise JournalError(what, reason=Reason.JOURNAL_TOO_NEW, todo=todo)
     rows = connection.execute("SELECT kind, key, body, checksum FROM rows ORDER BY kind, key").fetchall()
     bodies: dict[str, list[str]] = {"record": [], "sequence": [], "outbox": [], "finished": [], "schema": []}
     for kind, key, body, checksum in rows:
         if kind not in bodies:
             raise JournalError(f"holds a row of the unknown kind {kind!r}")
         bodies[kind].append(_believed(kind, key, body, checksum))
-    if bodies["schema"] != [str(SCHEMA_VERSION)]:
-        raise JournalError(f"has the schema {bodies['schema']}, this agent reads {SCHEMA_VERSION}")
     if len(bodies["record"]) != 1 or len(bodies["sequence"]) != 1:
         raise JournalError("holds no record")
     try:
@@ -236,7 +251,8 @@ def _write(connection: sqlite3.Connection, memory: Memory, entry: HistoryEntry |
 
 
 def _news(record: UpdateRecord) -> tuple[object, ...]:
-    return (record.epoch, record.job, record.phase, record.outcome, record.boot_id)
+    local = record.reason if record.job is None else None  # A failed probation is nobody's phase.
+    return (record.epoch, record.job, record.phase, record.outcome, record.boot_id, local)
 
 
 def _entry(record: UpdateRecord) -> HistoryEntry:
@@ -265,7 +281,7 @@ def _believed(kind: str, key: str, body: str, checksum: str) -> str:
 def _named(error: BaseException, path: Path) -> BaseException:
     """SQLite's errors in our words. Whatever is not its own is passed on."""
     if isinstance(error, JournalError) and not error.where:
-        return JournalError(error.what, reason=error.reason, where=str(path))
+        return JournalError(error.what, reason=error.reason, where=str(path), todo=error.todo)
     if isinstance(error, sqlite3.Error):
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

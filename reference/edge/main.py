@@ -7,13 +7,15 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from reference.core.adopt import adopted
 from reference.core.errors import BlackstartError, DeviceError, InputError, JournalError, Reason
@@ -22,17 +24,27 @@ from reference.core.model import Health
 from reference.core.update import UpdateRecord
 from reference.edge.agent import Agent
 from reference.edge.conversation import Conversation
+from reference.edge.credentials import CredentialFile, Fixed, Helper, Keyring, Login, Source
+from reference.edge.disk import Ballast
+from reference.edge.hold import hold_file
+from reference.edge.http import Server
+from reference.edge.inspect import socket_path
 from reference.edge.journal import Journal, set_aside
+from reference.edge.metrics import Metrics
 from reference.edge.observe import Eyes
+from reference.edge.renewal import Renewal
 from reference.edge.runtimes.process import ProcessRuntime
 from reference.edge.runtimes.pull import Access, PullLimits
 from reference.edge.settings import EdgeSettings, load_settings
+from reference.edge.views import Views
 from reference.protocol import topics
-from reference.protocol.envelope import key_ring, load_public_key
+from reference.protocol.envelope import PublicKey, key_ring, load_public_key
 from reference.support import logging as json_logging
-from reference.support.mqtt import MqttLink, TlsFiles
+from reference.support.mqtt import MqttLink, Protocol, TlsFiles
 
 log = logging.getLogger("reference.edge")
+RECEIVE_MAXIMUM = 50
+"""Messages that the broker may hand over before the journal has taken the first (MQTT 5 only)."""
 
 AgentFactory = Callable[[EdgeSettings, ProcessRuntime, Journal, Eyes, Limits], Agent]
 
@@ -49,11 +61,54 @@ def journal_path(settings: EdgeSettings) -> Path:
 
 def registry_access(settings: EdgeSettings) -> Access:
     """How the device reaches its registries."""
+    sources: dict[str, Source] = {}
+    for registry in settings.registries:
+        if registry.username is not None:
+            sources[registry.host] = Fixed(Login(registry.username, registry.password or ""))
+        elif registry.credentials_file is not None:
+            sources[registry.host] = CredentialFile(registry.credentials_file)
+        elif registry.credential_helper is not None:
+            timeout_ms, ttl_ms = registry.credential_helper_timeout_ms, registry.credential_helper_ttl_ms
+            sources[registry.host] = Helper(tuple(registry.credential_helper), timeout_ms, ttl_ms)
     return Access(
-        {r.host: (r.username, r.password or "") for r in settings.registries if r.username is not None},
+        Keyring(sources),
         frozenset(r.host for r in settings.registries if r.plain_http),
         settings.registry_ca,
+        {r.host: frozenset(r.token_hosts) for r in settings.registries},
     )
+
+
+@contextlib.asynccontextmanager
+async def shown(
+    settings: EdgeSettings,
+    agent: Agent,
+    journal: Journal,
+    conversation: Conversation,
+    received: Callable[[], int],
+) -> AsyncIterator[int | None]:
+    """While it lasts the agent can be looked at, and keeps its ballast. Answers the port of its loopback server.
+
+    A view that cannot be opened is logged: the updater does not depend on its onlookers.
+    """
+    ballast = Ballast(settings.state_dir / "ballast", settings.ballast_bytes)
+    views = Views(
+        settings, agent, journal.history, lambda: conversation.connected, Metrics(received), ballast
+    )
+    agent.onlookers.append(views)
+    public, private, port = Server(views.public()), Server(views.private()), None
+    tending = asyncio.create_task(ballast.watch())
+    try:
+        try:
+            await private.listen_at(socket_path(settings))
+            port = await public.listen(settings.status_port) if settings.status_port is not None else None
+        except DeviceError as error:
+            log.error("nobody can look on", extra={"reason": error.reason, "detail": str(error)})
+        yield port
+    finally:
+        tending.cancel()
+        await asyncio.gather(tending, return_exceptions=True)
+        await public.close()
+        await private.close()
 
 
 async def open_journal(settings: EdgeSettings, eyes: Eyes) -> Journal:
@@ -106,9 +161,33 @@ async def run_agent(
         settings.state_dir / "engine",
         settings.run_dir,
         registry_access(settings),
-        PullLimits(stall_ms=settings.pull_watchdog_ms),
+        PullLimits(stall_ms=settings.pull_watchdog_ms, margin_bytes=settings.disk_margin_bytes),
     )
-    eyes = Eyes(runtime, settings.client, settings.run_dir, settings.seed)
+    eyes = Eyes(
+        runtime,
+        settings.client,
+        settings.run_dir,
+        settings.seed,
+        hold_file=hold_file(settings.state_dir),
+        lock_file=settings.lock_file or settings.run_dir / "lock",
+    )
+    try:
+        while await _serve(settings, runtime, eyes, factory, limits, keys, stop):
+            log.critical("the journal was lost while the agent ran: it is set aside and made anew")
+    finally:
+        await runtime.close()
+
+
+async def _serve(
+    settings: EdgeSettings,
+    runtime: ProcessRuntime,
+    eyes: Eyes,
+    factory: AgentFactory,
+    limits: Limits,
+    keys: Mapping[str, PublicKey],
+    stop: asyncio.Event,
+) -> bool:
+    """Until `stop`, or until the journal cannot be believed any more; answers whether to begin again."""
     journal = await open_journal(settings, eyes)
     agent = factory(settings, runtime, journal, eyes, limits)
     broker = settings.broker
@@ -118,11 +197,33 @@ async def run_agent(
         f"{settings.tenant_id}.{settings.client_id}",
         tls=TlsFiles(broker.ca, broker.cert, broker.key),
         subscriptions=topics.device_subscriptions(settings.tenant_id, settings.client_id),
+        protocol=Protocol(broker.mqtt_version),
+        session_expiry_s=broker.session_expiry_s,
+        receive_maximum=RECEIVE_MAXIMUM,
     )
+    renewal = Renewal.of(settings, link)
     await link.start()
     conversation = Conversation(settings, link, agent, keys)
-    print(json.dumps({"ready": True}), flush=True)  # noqa: T201
-    tasks = [asyncio.create_task(w) for w in (agent.run(), conversation.run(), stop.wait())]
+    try:
+        async with shown(settings, agent, journal, conversation, lambda: runtime.received_bytes) as port:
+            said = {"ready": True} if port is None else {"ready": True, "status_port": port}
+            print(json.dumps(said), flush=True)  # noqa: T201
+            works = (agent.run(), conversation.run(), stop.wait())
+            await _first_of(*works, *([renewal.run()] if renewal is not None else []))
+    except JournalError as error:
+        if error.reason is not Reason.JOURNAL_CORRUPT:
+            raise
+        return True
+    finally:
+        with contextlib.suppress(BlackstartError):
+            await link.stop()
+        journal.close()
+    return False
+
+
+async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
+    """Until one of them ends, which ends the others. Raises what it ended with."""
+    tasks = [asyncio.create_task(work) for work in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -131,20 +232,22 @@ async def run_agent(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with contextlib.suppress(BlackstartError):
-            await link.stop()
-        await runtime.close()
-        journal.close()
 
 
 def main(arguments: list[str] | None = None, factory: AgentFactory = Agent) -> int:
     """The process's entry. Exit codes: 0 ended as asked, 1 it failed, 2 its configuration is wrong."""
     parser = argparse.ArgumentParser(prog="reference.edge", description="The edge updater.")
     parser.add_argument("--config", type=Path, required=True, help="the device's configuration, JSON")
+    parser.add_argument(
+        "--data", type=Path, help="folder of `state`, and of `run` where the configuration names none"
+    )
+    parser.add_argument(
+        "--port", type=int, help="port on loopback of /healthz, /readyz and /metrics; 0: any that is free"
+    )
     options = parser.parse_args(arguments)
     json_logging.configure("edge", logging.INFO)
     try:
-        settings = load_settings(options.config)
+        settings = load_settings(options.config, os.environ, options.data, options.port)
         asyncio.run(run_agent(settings, factory=factory))
     except BlackstartError as error:
         print(f"blackstart edge: {error}", file=sys.stderr)  # noqa: T201

@@ -14,6 +14,7 @@ from reference.core.steps import Act, Start, Sync
 from reference.core.update import UpdateRecord
 from reference.edge import health as probing
 from reference.edge.health import HealthTracker
+from reference.edge.hold import taken_by
 from reference.edge.runtimes.base import ContainerFacts, EngineView, Runtime
 from reference.edge.settings import ClientSettings
 from reference.support.files import write_durably
@@ -29,6 +30,9 @@ class Eyes:
         run_dir: Path,
         seed: int | None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        hold_file: Path | None = None,
+        lock_file: Path | None = None,
     ) -> None:
         self._runtime = runtime
         self._client = client
@@ -44,6 +48,13 @@ class Eyes:
         self._restored_at = 0.0
         self._jitter = 0
         self._dirty = True
+        self._hold_file = hold_file
+        self._lock_file = lock_file
+        self._locked_since: float | None = None
+        self._probation_since: float | None = None
+        self._life = ""
+        self.hold = False
+        """Whether an operator holds the device, as last seen."""
         self.view = EngineView((), {})
         self.blind = False
         """Whether the last look failed: the view is an old one then."""
@@ -99,6 +110,8 @@ class Eyes:
         self._error = None
         if before.phase is not after.phase:
             self._failures = 0
+        if before.probation_left_ms != after.probation_left_ms or before.current != after.current:
+            self._probation_since, self._restores = self._clock(), 0
         if after.phase is Phase.ROLLING_BACK and before.phase is not after.phase:
             self._restores = 0  # A revival before the switch is no try of this rollback.
 
@@ -114,12 +127,18 @@ class Eyes:
         if isinstance(act, Start) and act.trusted:
             self._restores += 1
             self._restored_at = self._clock()
+            self._life = ""  # A new life is ours, and counted here.
 
     async def _probe(self, facts: ContainerFacts, record: UpdateRecord) -> None:
         health = _health_of(facts, record)
         good = await probing.ask(self._client.address, self._client.port, health.probe)
         self._tracker.heard(facts.life, health, good, facts.up_ms)
         state, healthy_ms = self._tracker.of(facts.life)
+        if _on_probation(record):
+            if self._life not in ("", facts.life):
+                self._restores += 1  # The engine has started it by itself.
+            self._life = facts.life
+            return
         trusted = [
             i for i in (record.current, record.previous) if i is not None and i.generation == facts.generation
         ]
@@ -128,6 +147,8 @@ class Eyes:
 
     def _world(self, record: UpdateRecord) -> World:
         now = self._clock()
+        self.hold = self._hold_file is not None and taken_by(self._hold_file) is not None
+        locked_by = taken_by(self._lock_file) if self._lock_file is not None else None
         return World(
             boot_id=self._runtime.boot_id,
             containers=tuple(self._container(facts) for facts in self.view.containers),
@@ -141,7 +162,33 @@ class Eyes:
             engine_restarted=self._engine_restarted(record),
             jitter_permille=self._jitter,
             outage_ms=self._tracker.outage_ms,
+            hold=self.hold,
+            locked_ms=self._locked_ms(record, now, locked_by is not None),
+            locked_by=locked_by or "",
+            snapshots=dict(self.view.snapshots),
+            survived_ms=self._survived_ms(record, now),
         )
+
+    def _locked_ms(self, record: UpdateRecord, now: float, taken: bool) -> int | None:
+        """Since this job had nothing left to do but to wait for the lock: a hold, too, makes that begin anew."""
+        if not taken or record.phase is not Phase.STAGED or self.hold:
+            self._locked_since = None
+            return 0 if taken else None
+        if self._locked_since is None:
+            self._locked_since = now
+        return round((now - self._locked_since) * 1000)
+
+    def _survived_ms(self, record: UpdateRecord, now: float) -> int:
+        """In one unbroken life, without one bad answer, and not counted before."""
+        if not _on_probation(record) or record.current is None:
+            self._probation_since = None
+            return 0
+        if self._probation_since is None:
+            self._probation_since = now
+        digest = record.current.image.digest
+        lives = [c.life for c in self.view.containers if c.life and c.image.digest == digest]
+        healthy_ms = self._tracker.of(lives[0])[1] if len(lives) == 1 else 0
+        return min(healthy_ms, round((now - self._probation_since) * 1000))
 
     def _container(self, facts: ContainerFacts) -> Container:
         state, healthy_ms = self._tracker.of(facts.life)
@@ -172,6 +219,10 @@ class Eyes:
     @staticmethod
     def _job_id(record: UpdateRecord) -> str:
         return record.job.job_id if record.job is not None else ""
+
+
+def _on_probation(record: UpdateRecord) -> bool:
+    return record.phase is Phase.IDLE and record.probation_left_ms > 0 and not record.duty
 
 
 def _health_of(facts: ContainerFacts, record: UpdateRecord) -> Health:

@@ -1,13 +1,29 @@
-"""What an agent is told about its device: one JSON file, checked as a whole before anything starts."""
+"""What an agent is told about its device: one JSON file, checked as a whole before anything starts.
+
+Each field can be set from the environment too, which goes before the file: `BLACKSTART_EDGE_` and the field's name in
+capitals, two underscores for each step into a part (`BLACKSTART_EDGE_BROKER__HOST`). A value is JSON where the field
+is not text.
+"""
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from reference.core.errors import InputError
 from reference.core.limits import Limits
@@ -24,6 +40,7 @@ _Path = Annotated[Path, AfterValidator(_no_nul)]
 _Host = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\s/]+$")]
 _Word = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 _Name = Annotated[str, Field(pattern=r"^[^\x00=]+$")]
+_Argument = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 _Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -39,6 +56,10 @@ class BrokerSettings(_Part):
     ca: _Path
     cert: _Path
     key: _Path
+    mqtt_version: Literal["3.1.1", "5"] = "3.1.1"
+    """What the broker speaks: it has to be said, a broker of the older one may not answer the newer at all."""
+    session_expiry_s: Annotated[int, Field(ge=0, le=2**32 - 2)] = 172_800
+    """How long the broker keeps what comes while the device is away (MQTT 5 only): two lives of a command."""
 
 
 class RegistrySettings(_Part):
@@ -47,7 +68,23 @@ class RegistrySettings(_Part):
     host: _Host
     plain_http: bool = False
     username: str | None = None
-    password: str | None = None
+    password: str | None = Field(default=None, repr=False)
+    credentials_file: _Path | None = None
+    """A JSON object of `host[:port]` -> `{"username": ..., "password": ...}`, mode 0600, read at each pull."""
+    credential_helper: Annotated[list[_Argument], Field(min_length=1, max_length=32)] | None = None
+    """A program that speaks Docker's credential helper protocol, and its arguments; `get` is added."""
+    credential_helper_timeout_ms: Annotated[int, Field(ge=100, le=120_000)] = 10_000
+    credential_helper_ttl_ms: Annotated[int, Field(ge=0, le=43_200_000)] = 300_000
+    """How long an answer without `ExpiresAt` is used."""
+    token_hosts: list[_Host] = []
+    """Further hosts (`host[:port]`) whose token endpoints may see these credentials."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        ways = (self.username, self.credentials_file, self.credential_helper)
+        if sum(way is not None for way in ways) > 1:
+            raise ValueError("give one of username and password, credentials_file and credential_helper")
+        return self
 
 
 class ClientSettings(_Part):
@@ -60,6 +97,14 @@ class ClientSettings(_Part):
     """Path in the container -> path on the device."""
     environment: dict[_Name, _Word] = {}
     stop_grace_ms: Annotated[int, Field(ge=0, le=600_000)] = 10_000
+
+
+class RenewalSettings(_Part):
+    """Where the device's certificate is renewed."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+    ca: _Path | None = None
+    """Certificates that the service's is checked against; None: the system's."""
 
 
 class EdgeSettings(_Part):
@@ -76,11 +121,23 @@ class EdgeSettings(_Part):
     client: ClientSettings
     command_keys: Annotated[list[_Path], Field(min_length=1)]
     """Public keys whose commands are obeyed."""
+    renewal: RenewalSettings | None = None
+    """None: somebody else sees to the certificate."""
     clock_trusted: bool = True
     """Whether wall time may be believed; if not, generations alone decide what is old."""
     pull_watchdog_ms: Annotated[int, Field(ge=100)] = 30_000
     limits: dict[str, Annotated[int, Field(ge=0)]] = {}
     """Bounds of `reference.core.limits.Limits` that differ on this device, by name."""
+    heartbeat_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = 60_000
+    """How often the device says that it is there, give or take a fifth."""
+    status_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port on loopback of `/healthz`, `/readyz` and `/metrics`; 0: any that is free; None: none is opened."""
+    ballast_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 8 << 20
+    """Size of the file that is let go when the disk is full; 0: none."""
+    disk_margin_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = 16 << 20
+    """What a pull has to leave free."""
+    lock_file: _Path | None = None
+    """The update lock: no switch begins while this file is there; None: `lock` in `run_dir`."""
     seed: int | None = None
     """Seeds the jitter, for runs that are to be repeated."""
 
@@ -96,8 +153,64 @@ class EdgeSettings(_Part):
         return given
 
 
-def load_settings(path: Path) -> EdgeSettings:
-    """Read the file. Raises InputError that names the file, the field and what is wrong with it."""
+ENVIRONMENT = "BLACKSTART_EDGE_"
+"""How the names of our variables begin."""
+
+
+def load_settings(
+    path: Path,
+    environment: Mapping[str, str] | None = None,
+    data: Path | None = None,
+    status_port: int | None = None,
+) -> EdgeSettings:
+    """Read the file, then what `environment` says, then what the caller does.
+
+    `data` is the folder of `state`, and of `run` where nothing else names it.
+    Raises InputError that names the file or the variable, the field, and what is wrong with it.
+    """
+    body = _read(path)
+    said = _from_environment(body, environment or {})
+    if data is not None:
+        body["state_dir"] = str(data / "state")
+        body.setdefault("run_dir", str(data / "run"))
+    if status_port is not None:
+        body["status_port"] = status_port
+    try:
+        # As JSON, whose types pydantic reads more strictly than Python's.
+        return EdgeSettings.model_validate_json(json.dumps(body))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        where = said.get(_top(first)) or said.get(str(first["loc"][0]) if first["loc"] else "", str(path))
+        raise InputError(f"{field or 'the file'}: {_complaint(first)}", where=where) from None
+    except ValueError as error:  # text that is no Unicode
+        raise InputError(f"not JSON: {error}", where=str(path)) from None
+
+
+def _top(error: ErrorDetails) -> str:
+    return ".".join(str(part) for part in error["loc"][:2])
+
+
+def _complaint(error: ErrorDetails) -> str:
+    """pydantic's words; for a name that is not known, the one that was probably meant."""
+    if error["type"] != "extra_forbidden":
+        return error["msg"]
+    part: type[BaseModel] = EdgeSettings
+    for step in error["loc"][:-1]:
+        part = _PARTS.get(str(step), part)
+    near = difflib.get_close_matches(str(error["loc"][-1]), part.model_fields, 1, 0.5)
+    return "is not known here" + (f"; did you mean {near[0]}?" if near else "")
+
+
+_PARTS: Mapping[str, type[BaseModel]] = {
+    "renewal": RenewalSettings,
+    "broker": BrokerSettings,
+    "registries": RegistrySettings,
+    "client": ClientSettings,
+}
+
+
+def _read(path: Path) -> dict[str, object]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -109,17 +222,53 @@ def load_settings(path: Path) -> EdgeSettings:
             todo="Name the agent's configuration file.",
         ) from None
     try:
-        json.loads(
-            text
-        )  # It says the line of a mistake; pydantic reads JSON's types more strictly than Python's.
-        return EdgeSettings.model_validate_json(text)
+        found = json.loads(text, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
     except RecursionError:
         raise InputError("not a configuration: it is nested too deeply", where=str(path)) from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{field or 'the file'}: {first['msg']}", where=str(path)) from None
     except ValueError as error:  # a number of more digits than Python reads
         raise InputError(f"not JSON: {error}", where=str(path)) from None
+    if not isinstance(found, dict):
+        raise InputError("the file: not a JSON object", where=str(path))
+    return found
+
+
+def _no_number(word: str) -> object:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _from_environment(body: dict[str, object], environment: Mapping[str, str]) -> dict[str, str]:
+    """Put what the environment says into `body`. Answers field -> variable, for complaints. Raises InputError."""
+    said = {}
+    for variable in sorted(name for name in environment if name.startswith(ENVIRONMENT)):
+        *steps, last = variable.removeprefix(ENVIRONMENT).lower().split("__")
+        part: type[BaseModel] = EdgeSettings
+        at = body
+        for step in steps:
+            if step not in ("broker", "client"):
+                raise InputError(f"there is no part {step!r} that can be set by itself", where=variable)
+            part = _PARTS[step]
+            inner = at.setdefault(step, {})
+            if not isinstance(inner, dict):
+                break  # the file is wrong there, and will be refused
+            at = inner
+        if last not in part.model_fields:
+            near = difflib.get_close_matches(last, part.model_fields, 1, 0.5)
+            advice = f"Did you mean {ENVIRONMENT}{'__'.join([*steps, near[0]]).upper()}?" if near else ""
+            raise InputError("is not a setting", where=variable, todo=advice)
+        at[last] = _value(environment[variable], part, last)
+        said[".".join([*steps, last])] = variable
+    return said
+
+
+def _value(text: str, part: type[BaseModel], field: str) -> object:
+    """Text where the field is text or a path; else what it says as JSON, if that is what it is."""
+    sort = part.model_json_schema()["properties"][field]
+    sorts = {sort.get("type"), *(one.get("type") for one in sort.get("anyOf", []))}
+    if "string" in sorts:
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text  # the checks will say what it should have been

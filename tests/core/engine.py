@@ -21,15 +21,21 @@ from reference.core.model import (
     Image,
     ImageState,
     Installed,
+    Policy,
+    SnapshotState,
 )
 from reference.core.steps import (
     Act,
     Create,
+    PrepareSnapshot,
     Pull,
     Remove,
     RemoveImage,
+    RemoveSnapshot,
     RestartEngine,
+    RestoreSnapshot,
     SetRestartPolicy,
+    Snapshot,
     Start,
     Stop,
     Sync,
@@ -48,6 +54,9 @@ LIMITS = Limits(
     backoff_throttled_ms=300,
     poll_ms=50,
     watch_ms=100,
+    probation_attempts=2,
+    probation_step_ms=200,
+    lock_wait_ms=300,
 )
 """Small bounds, so that every one of them is met in a few steps."""
 FAR = 10**15
@@ -58,8 +67,16 @@ def image(version: str) -> Image:
     return Image("registry.test/client", f"sha256:{version}", version)
 
 
-def command(generation: int, version: str, *, expires_at_ms: int = FAR, job_id: str | None = None) -> Command:
-    return Command(job_id or f"job-{generation}", generation, image(version), HEALTH, expires_at_ms)
+def command(
+    generation: int,
+    version: str,
+    *,
+    expires_at_ms: int = FAR,
+    job_id: str | None = None,
+    policy: Policy | None = None,
+) -> Command:
+    job_id = job_id or f"job-{generation}"
+    return Command(job_id, generation, image(version), HEALTH, expires_at_ms, policy or Policy())
 
 
 def installed(generation: int, version: str, container_id: str | None = None) -> Installed:
@@ -79,6 +96,10 @@ class Behaviour:
     dies_at: int | None = None
     flaps_every: int | None = None
     """Every so often one probe fails: never unhealthy, and never good for longer than this."""
+    migrates: bool = False
+    """It changes the volume's format when it starts: a version that does not know it exits."""
+    last_boot: int | None = None
+    """From the boot after this one on it exits when it is started."""
 
 
 GOOD = Behaviour()
@@ -119,7 +140,14 @@ class ModelEngine:
     """The engine was restarted in this boot, so no port is stuck."""
     stuck: bool = False
     """The last cut left a port allocated."""
+    volume: str = ""
+    """Its format: the version that migrated it. What a version writes is on the disk at once, which is the worst."""
+    disk_volume: str = ""
+    snapshots: dict[int, tuple[SnapshotState, str]] = field(default_factory=dict)
+    disk_snapshots: dict[int, tuple[SnapshotState, str]] = field(default_factory=dict)
     restarts: int = 0
+    revived: int = 0
+    """Starts by the engine itself, until somebody looks."""
 
     def key(self) -> Hashable:
         """All that its future depends on."""
@@ -133,11 +161,15 @@ class ModelEngine:
             self.boot,
             self.freed,
             self.stuck,
+            (self.volume, self.disk_volume),
+            tuple(self.snapshots.items()),
+            tuple(self.disk_snapshots.items()),
         )
 
     def fork(self) -> ModelEngine:
         other = copy(self)
         other.images, other.disk_images = dict(self.images), dict(self.disk_images)
+        other.snapshots, other.disk_snapshots = dict(self.snapshots), dict(self.disk_snapshots)
         other.pull_failures, other.act_failures = dict(self.pull_failures), dict(self.act_failures)
         return other
 
@@ -170,12 +202,23 @@ class ModelEngine:
                 self._change(container_id, lambda c: replace(c, restart_policy=policy))
             case Sync():
                 self.sync()
+            case PrepareSnapshot(generation):
+                self.snapshots.setdefault(generation, (SnapshotState.PREPARED, ""))
+            case Snapshot(generation):
+                self.snapshots[generation] = (SnapshotState.TAKEN, self.volume)
+            case RestoreSnapshot(generation):
+                state, copied = self.snapshots[generation]
+                assert state is SnapshotState.TAKEN
+                self.snapshots[generation], self.volume = (SnapshotState.RESTORED, self.volume), copied
+            case RemoveSnapshot(generation):
+                self.snapshots.pop(generation, None)
             case RestartEngine():
                 self.freed, self.stuck = True, False
                 self.restarts += 1
 
     def sync(self) -> None:
         self.disk_containers, self.disk_images = self.containers, dict(self.images)
+        self.disk_volume, self.disk_snapshots = self.volume, dict(self.snapshots)
 
     def _pull(self, wanted: Image) -> None:
         failures = self.pull_failures.get(wanted.digest, ())
@@ -210,7 +253,12 @@ class ModelEngine:
             return container
         fresh = replace(container, started_this_boot=True, up_ms=0, watched_ms=0, healthy_ms=0)
         fresh = replace(fresh, health=HealthState.STARTING, exit_code=None)
-        if self.behaviour(container).crashes:
+        does = self.behaviour(container)
+        if does.migrates:
+            self.volume = self.disk_volume = container.image.digest
+        foreign = self.volume not in ("", container.image.digest)
+        worn = does.last_boot is not None and self.boot > does.last_boot
+        if does.crashes or foreign or worn:
             return replace(fresh, state=ContainerState.EXITED, exit_code=1)
         return replace(fresh, state=ContainerState.RUNNING)
 
@@ -226,7 +274,10 @@ class ModelEngine:
         does, up = self.behaviour(c), c.up_ms + ms
         if does.dies_at is not None and up >= does.dies_at:
             gone = replace(_stopped(c), exit_code=3)
-            return gone if c.restart_policy == "no" else self._started(gone)
+            if c.restart_policy == "no":
+                return gone
+            self.revived += 1
+            return self._started(gone)
         return self._probed(replace(c, up_ms=up, watched_ms=(c.watched_ms or 0) + ms))
 
     def _probed(self, c: Container) -> Container:
@@ -253,6 +304,8 @@ class ModelEngine:
             self.images = {**self.disk_images, **torn}
         if kind in (Cut.LOSE, Cut.LOSE_CONTAINERS):
             self.containers = self.disk_containers
+        if kind is Cut.LOSE:
+            self.volume, self.snapshots = self.disk_volume, dict(self.disk_snapshots)
         self.boot += 1
         self.freed, self.stuck = False, kind is Cut.STICK
         self.containers = tuple(self._booted(c) for c in self.containers)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from reference.core import delivery
 from reference.core.errors import Reason
 from reference.core.invariants import Violation
-from reference.core.model import Outcome, Phase
-from reference.core.steps import Pull, Step
+from reference.core.model import Outcome, Phase, Policy
+from reference.core.steps import Pull, Step, Wait
 from tests.core.engine import Behaviour, Cut, command
 from tests.core.world import Driver, ViolatedError, device
 
@@ -104,6 +104,42 @@ def ordered(behaviours: dict[str, Behaviour] | None = None, *, first: bool = Fal
     return driver
 
 
+def with_policy(policy: Policy, behaviours: dict[str, Behaviour] | None = None) -> Callable[[], Driver]:
+    """A story's beginning with a command that says so."""
+
+    def begin() -> Driver:
+        driver = device(behaviours)
+        driver.tell(command(2, "v2", policy=policy))
+        return driver
+
+    return begin
+
+
+def held() -> Driver:
+    """As `ordered`, and an operator holds the device."""
+    driver = ordered()
+    driver.hold = True
+    return driver
+
+
+def locked() -> Driver:
+    """As `ordered`, and the client has taken the update lock."""
+    driver = ordered()
+    driver.lock = True
+    return driver
+
+
+def let_go(driver: Driver, step: Step) -> bool:
+    """The operator releases a device that waits for it, and the client gives the lock back."""
+    if isinstance(step, Wait) and "held" in step.why and driver.hold:
+        driver.hold = False
+        return True
+    if isinstance(step, Wait) and "lock" in step.why and driver.lock:
+        driver.lock = False
+        return True
+    return False
+
+
 def pull_fails(*reasons: Reason) -> Driver:
     """As `ordered`; the next pulls of v2 fail so."""
     driver = ordered()
@@ -165,6 +201,17 @@ STORIES = [
         SUCCEEDED,
         ("v2",),
     ),
+    Story("snapshot", with_policy(Policy(snapshot=True)), SUCCEEDED, ("v2",)),
+    Story(
+        "bad_migration",
+        with_policy(Policy(snapshot=True), {"v2": Behaviour(migrates=True, dies_at=60)}),
+        rolled_back(Reason.CANDIDATE_EXITED),
+        ("v1",),
+    ),
+    Story("probation", with_policy(Policy(probation_ms=500)), SUCCEEDED, ("v2",)),
+    Story("held", held, SUCCEEDED, ("v2",), let_go),
+    Story("lock_given_back", locked, SUCCEEDED, ("v2",), let_go),
+    Story("lock_kept", locked, {"job-2": (Outcome.FAILED, Reason.UPDATE_LOCKED)}, ("v1",)),
     Story("first_install", lambda: ordered(first=True), SUCCEEDED, ("v2",)),
     Story(
         "first_install_bad",

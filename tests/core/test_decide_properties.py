@@ -19,8 +19,11 @@ from reference.core.model import (
     Installed,
     Outcome,
     Phase,
+    Policy,
+    SnapshotState,
     World,
 )
+from reference.core.record import HOLDS
 from reference.core.steps import Journal, Remove, SetRestartPolicy, Start, Step, Stop, Wait
 from reference.core.update import UpdateRecord, decide
 from tests.core.engine import HEALTH, LIMITS, ModelEngine, command, image
@@ -38,8 +41,9 @@ REASONS = st.sampled_from(list(Reason))
 installs = st.builds(
     Installed, VERSIONS.map(image), st.just(HEALTH), GENERATIONS, st.none() | IDS, POLICIES
 )  # fmt: skip
+policies = st.builds(Policy, st.booleans(), st.sampled_from([0, 100, 400]), st.sampled_from([0, 50]))
 commands: st.SearchStrategy[Command] = st.builds(
-    command, GENERATIONS, VERSIONS, expires_at_ms=st.integers(0, 2**40)
+    command, GENERATIONS, VERSIONS, expires_at_ms=st.integers(0, 2**40), policy=policies
 )
 containers = st.builds(
     Container,
@@ -70,6 +74,10 @@ worlds = st.builds(
     engine_restarted=st.booleans(),
     jitter_permille=st.integers(0, 1000),
     outage_ms=st.none() | AGES,
+    hold=st.booleans(),
+    locked_ms=st.none() | AGES,
+    snapshots=st.dictionaries(GENERATIONS, st.sampled_from(SnapshotState), max_size=2),
+    survived_ms=AGES,
 )
 
 
@@ -93,6 +101,7 @@ def records(draw: st.DrawFn) -> UpdateRecord:
         boots=draw(st.integers(0, LIMITS.boots)),
         boot_id=draw(st.none() | BOOTS),
         duty=draw(st.booleans()),
+        probation_left_ms=draw(st.sampled_from([0, 150, 400])),
     )
 
 
@@ -150,10 +159,18 @@ def test_from_anywhere_the_job_ends_and_something_trusted_runs(record: UpdateRec
         running = running or container.running
         alone.append(container if keep else replace(container, state=ContainerState.EXITED))
     engine = ModelEngine(containers=tuple(alone), images=dict(world.images))
+    engine.snapshots = {generation: (state, "") for generation, state in world.snapshots.items()}
     driver = Driver(Memory(record), engine, check=False)
     driver.run()
     assert driver.record.phase is Phase.IDLE and driver.record.queued is None
     assert len(driver.running()) == (0 if driver.record.current is None else 1)
+
+
+@given(records(), worlds, clocks)
+def test_under_a_hold_nothing_is_touched(record: UpdateRecord, world: World, now_ms: int | None) -> None:
+    step = decide(record, replace(world, hold=True), now_ms, LIMITS)
+    if record.phase in HOLDS:
+        assert isinstance(step, Journal | Wait)
 
 
 def test_a_run_that_does_not_end_is_seen() -> None:

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from reference.core import delivery, invariants
 from reference.core.adopt import adopted
 from reference.core.delivery import BirthVerdict, ClientState, Memory, StatusVerdict, Verdict
-from reference.core.job import Job, JobStatus, Report, canceled, overdue
+from reference.core.job import Job, JobStatus, Report, canceled, overdue, overtaken, superseded
 from reference.core.limits import ServiceLimits
 from reference.core.model import Command, Outcome
 from tests.core.engine import HEALTH, LIMITS, Behaviour, command
 from tests.core.world import Driver, device
 
 SERVICE = ServiceLimits()
-LATE_MS = max(SERVICE.accept_deadline_ms, SERVICE.progress_deadline_ms) + 1
+LATE_MS = SERVICE.job_deadline_ms + 1
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,9 @@ class Bench:
         generation = delivery.next_generation(self.client)
         assert generation > self.client.issued and generation > self.client.reported
         order = command(generation, version)
+        for job in self.jobs.values():
+            if not job.status.terminal:
+                self.change(superseded(job, generation, sent=True))
         self.client = replace(self.client, issued=generation)
         self.jobs[order.job_id], self.orders[order.job_id] = Job(order.job_id, generation), order
         self.down.append(order)
@@ -89,6 +92,8 @@ class Bench:
         if before.epoch == after.epoch:
             assert after.sequence >= before.sequence
         self.jobs[after.id] = after
+        for job in self.jobs.values():
+            self.jobs[job.id] = overtaken(job, after)
 
     def cancel(self, number: int) -> None:
         job = self.nth(number)
@@ -98,7 +103,7 @@ class Bench:
 
     def time_out(self, number: int) -> None:
         if (job := self.nth(number)) is not None:
-            self.change(overdue(job, LATE_MS, SERVICE))
+            self.change(overdue(job, LATE_MS, LATE_MS, SERVICE))
 
     def nth(self, number: int) -> Job | None:
         return list(self.jobs.values())[number % len(self.jobs)] if self.jobs else None
@@ -113,7 +118,8 @@ class Bench:
         if isinstance(message, Birth):
             self.client, verdict = delivery.birth(self.client, message.epoch, message.floor)
             if verdict is not BirthVerdict.REPLACED:
-                waiting = [j.generation for j in self.jobs.values() if j.status is JobStatus.QUEUED]
+                queued = [j for j in self.jobs.values() if j.status is JobStatus.QUEUED]
+                waiting = [j.generation for j in queued if j.superseded_by is None]
                 floor = delivery.birth_floor(self.client, min(waiting, default=None))
                 self.down.append(Answer(message.nonce, message.epoch, floor))
             return
@@ -246,7 +252,7 @@ def test_every_accepted_job_ends_and_no_end_changes(
     assert bench.driver.memory.outbox == (), "every report was acknowledged"
     for job in bench.jobs.values():
         if bench.forgotten and not job.status.terminal:
-            bench.change(job := overdue(job, LATE_MS, SERVICE))  # Only silence is left to say of it.
+            bench.change(job := overdue(job, LATE_MS, LATE_MS, SERVICE))  # Only silence is left to say of it.
         assert job.status.terminal, job
         ended = bench.driver.outcomes.get(job.id)
         if ended is not None and job.outcome is not None and not bench.forgotten:

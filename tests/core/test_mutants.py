@@ -12,7 +12,16 @@ from reference.core.delivery import Memory, Verdict
 from reference.core.job import JobStatus
 from reference.core.limits import Limits
 from reference.core.model import Container, HealthState, Outcome, Phase, World
-from reference.core.steps import Journal, RemoveImage, Start, Step, Sync
+from reference.core.steps import (
+    Journal,
+    PrepareSnapshot,
+    RemoveImage,
+    RestoreSnapshot,
+    Snapshot,
+    Start,
+    Step,
+    Sync,
+)
 from reference.core.update import UpdateRecord, decide
 from tests.core.engine import LIMITS, Behaviour, Cut, command
 from tests.core.explore import STORIES, Explorer, Story
@@ -72,6 +81,49 @@ def success_without_a_trial(record: UpdateRecord, world: World, now_ms: int | No
     return step
 
 
+def volume_not_restored(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    """The old version is started on what the candidate has made of the volume."""
+    step = decide(record, world, now_ms, limits)
+    blind = replace(world, snapshots={})
+    return decide(record, blind, now_ms, limits) if isinstance(step, RestoreSnapshot) else step
+
+
+def copied_too_early(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    """The copy is made while the old version still writes."""
+    step = decide(record, world, now_ms, limits)
+    return Snapshot(step.generation) if isinstance(step, PrepareSnapshot) else step
+
+
+def never_copied(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    """The candidate is started without a copy."""
+    step = decide(record, world, now_ms, limits)
+    if isinstance(step, Snapshot) and record.job is not None:
+        plain = replace(record.job, policy=replace(record.job.policy, snapshot=False))
+        return decide(replace(record, job=plain), world, now_ms, limits)
+    return step
+
+
+def hold_ignored(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    """An operator's hold is nobody's business."""
+    return decide(record, replace(world, hold=False), now_ms, limits)
+
+
+def lock_ignored(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    """The switch begins whoever has taken the lock."""
+    return decide(record, replace(world, locked_ms=None), now_ms, limits)
+
+
+def lock_for_ever(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    """A lock that is never given back is waited for without a bound."""
+    locked = None if world.locked_ms is None else min(world.locked_ms, 1)
+    return decide(record, replace(world, locked_ms=locked), now_ms, limits)
+
+
+def probation_without_end(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    """What was survived is never written down."""
+    return decide(record, replace(world, survived_ms=0), now_ms, limits)
+
+
 @dataclass(frozen=True)
 class Mutant:
     decide: Decide
@@ -87,6 +139,13 @@ MUTANTS = [
     Mutant(no_sync_before_a_start, "success", "synced_before_start"),
     Mutant(no_sync_before_the_switch, "success", "expected_outcome", cuts=1),
     Mutant(success_without_a_trial, "success", "success_proved"),
+    Mutant(volume_not_restored, "bad_migration", "volume_whole"),
+    Mutant(copied_too_early, "snapshot", "volume_whole"),
+    Mutant(never_copied, "snapshot", "volume_whole"),
+    Mutant(hold_ignored, "held", "hold_honoured"),
+    Mutant(lock_ignored, "lock_kept", "lock_honoured"),
+    Mutant(lock_for_ever, "lock_kept", "converges"),
+    Mutant(probation_without_end, "probation", "converges"),
 ]
 
 

@@ -77,6 +77,11 @@ class Driver:
     restores: int = 0
     since_restore_ms: int = 0
     outage_ms: int | None = None
+    survived_ms: int = 0
+    locked_ms: int = 0
+    # what somebody on the device asks for; durable
+    hold: bool = False
+    lock: bool = False
     # boot scope
     restarted_for: str | None = None
 
@@ -97,7 +102,14 @@ class Driver:
     def key(self) -> Hashable:
         """All that the future depends on, and what is judged at the end."""
         volatile = (self.dirty, self.error, self.failures, self.since_failure_ms, self.restores)
-        rest = (self.since_restore_ms, self.outage_ms, self.restarted_for, tuple(self.outcomes.items()))
+        asked = (self.hold, self.lock, self.survived_ms, self.locked_ms)
+        rest = (
+            self.since_restore_ms,
+            self.outage_ms,
+            self.restarted_for,
+            tuple(self.outcomes.items()),
+            asked,
+        )
         outbox = tuple(replace(r, sequence=0) for r in self.memory.outbox)
         return (self.record, outbox, self.engine.key(), volatile, rest, self.switched)
 
@@ -125,6 +137,10 @@ class Driver:
             engine_restarted=self.restarted_for == job,
             jitter_permille=1000,
             outage_ms=self.outage_ms,
+            hold=self.hold,
+            locked_ms=self.locked_ms if self.lock else None,
+            snapshots={generation: state for generation, (state, _) in self.engine.snapshots.items()},
+            survived_ms=self.survived_ms,
         )
 
     def next_step(self) -> tuple[Step, World]:
@@ -132,7 +148,9 @@ class Driver:
         world = self.world()
         for installed_ in (self.record.current, self.record.previous):
             found = world.find(installed_)
-            if installed_ is not None and found is not None and found.stable(installed_.health):
+            on_probation = self.record.probation_left_ms > 0 and not self.record.duty
+            stable = installed_ is not None and found is not None and found.stable(installed_.health)
+            if stable and not on_probation:
                 self.restores = 0
                 world = replace(world, restores=0)
         step = self.decide(self.record, world, self.now_ms, self.limits)
@@ -160,6 +178,8 @@ class Driver:
         self.error = None
         if before.phase is not record.phase:
             self.failures = 0
+        if before.probation_left_ms != record.probation_left_ms or before.current != record.current:
+            self.survived_ms = self.restores = 0
         if record.phase is Phase.SWITCHING and before.phase is not Phase.SWITCHING:
             assert record.job is not None
             self.switched = (*self.switched, record.job.generation)
@@ -192,6 +212,14 @@ class Driver:
         if not up:
             self.outage_ms = min((self.outage_ms or 0) + ms, 1000)
         self.engine.advance(ms)
+        current = self.world().find(self.record.current)
+        probation = self.record.probation_left_ms > 0 and self.record.phase is Phase.IDLE
+        healthy = current is not None and current.running and current.health is HealthState.HEALTHY
+        self.survived_ms = self.survived_ms + ms if probation and healthy else 0
+        self.restores += self.engine.revived if probation else 0
+        self.engine.revived = 0
+        waits = self.lock and self.record.phase is Phase.STAGED and not self.hold
+        self.locked_ms = self.locked_ms + ms if waits else 0
         # Ages that decide nothing any more are capped, so that a state that comes back is known again.
         self.since_failure_ms = min(self.since_failure_ms + ms, 1000) if self.failures else 0
         self.since_restore_ms = min(self.since_restore_ms + ms, 1000) if self.restores else 0
@@ -202,6 +230,7 @@ class Driver:
         self.engine.cut(kind)
         self.dirty, self.error, self.failures, self.since_failure_ms = True, None, 0, 0
         self.restores, self.since_restore_ms, self.outage_ms = 0, 0, None
+        self.survived_ms = self.locked_ms = 0
         if kind is not Cut.AGENT:
             self.restarted_for = None
 
@@ -210,6 +239,9 @@ class Driver:
         record = self.record
         if record.phase is not Phase.IDLE or record.queued is not None or not isinstance(step, Wait):
             return False
+        previous = record.previous.image.digest if record.previous is not None else ""
+        if record.probation_left_ms > 0 and world.images.get(previous) is ImageState.PRESENT:
+            return record.current is None
         current = world.find(record.current)
         return record.current is None or (current is not None and current.stable(record.current.health))
 

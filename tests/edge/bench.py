@@ -13,6 +13,7 @@ from reference.core.limits import Limits
 from reference.core.model import Command, Health, Image, Installed
 from reference.core.update import UpdateRecord
 from reference.edge.agent import Agent
+from reference.edge.hold import hold_file
 from reference.edge.journal import Journal
 from reference.edge.observe import Eyes
 from reference.edge.settings import EdgeSettings
@@ -97,7 +98,8 @@ class Bench:
         if record is not None:
             Journal.create(path, record)
         self.journal = Journal.open(path)
-        eyes = Eyes(self.runtime, self.settings.client, self.folder, 1)
+        held, lock = hold_file(self.folder), self.folder / "lock"
+        eyes = Eyes(self.runtime, self.settings.client, self.folder, 1, hold_file=held, lock_file=lock)
         self.agent = Agent(self.settings, self.runtime, self.journal, eyes, LIMITS)
         return self.agent
 
@@ -154,7 +156,16 @@ class FakeLink:
         self.order = order
         self.sent: list[tuple[str, bytes]] = []
 
-    async def publish(self, topic: str, payload: bytes, *, qos: int = 1, timeout_s: float = 5.0) -> None:
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        timeout_s: float = 5.0,
+        correlation: bytes | None = None,
+        content_type: str | None = None,
+    ) -> None:
         self.sent.append((topic, payload))
         self.order.append(f"publish {topic.rsplit('/', 1)[1]}")
 

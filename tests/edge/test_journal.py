@@ -292,13 +292,6 @@ def test_half_a_file_is_found(path: Path) -> None:
     assert refused(path).reason is Reason.JOURNAL_CORRUPT
 
 
-def test_a_newer_schema_is_not_guessed_at(path: Path) -> None:
-    body = "2"
-    seal = module._checksum("schema", "", body)
-    edit(path, f"UPDATE rows SET body = '{body}', checksum = '{seal}' WHERE kind = 'schema'")
-    assert "schema" in refused(path).what
-
-
 def test_a_record_that_contradicts_itself_is_not_believed(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         body = '{"epoch":"epoch","phase":"pulling"}'

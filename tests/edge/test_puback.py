@@ -267,7 +267,7 @@ from reference.edge.journal import Journal
 from reference.edge.observe import Eyes
 from reference.protocol import topics
 from reference.protocol.envelope import key_ring, load_public_key
-from reference.support.mqtt import MqttLink
+from reference.support.mqtt import MqttLink, Protocol
 from tests.edge.bench import edge_settings
 from tests.fakes.runtime import FakeRuntime
 
@@ -277,7 +277,10 @@ async def main(folder, port):
     journal = Journal.open(folder / "journal.db")
     eyes = Eyes(runtime, settings.client, folder, 1)
     agent = Agent(settings, runtime, journal, eyes, DEFAULT_LIMITS)
-    link = MqttLink("127.0.0.1", port, "acme.edge-1", None, subscriptions=topics.device_subscriptions("acme", "edge-1"))
+    link = MqttLink(
+        "127.0.0.1", port, "acme.edge-1", None, protocol=Protocol(sys.argv[3]), session_expiry_s=600,
+        subscriptions=topics.device_subscriptions("acme", "edge-1"),
+    )
     await link.start()
     keys = key_ring(load_public_key(folder / "key.pem"))
     await Conversation(settings, link, agent, keys).run()
@@ -311,13 +314,14 @@ def traced(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-async def test_the_kernel_sees_the_sync_before_every_puback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["3.1.1", "5"])
+async def test_the_kernel_sees_the_sync_before_every_puback(tmp_path: Path, version: str) -> None:
     write_public_key(KEY, tmp_path / "key.pem")
     trace = tmp_path / "trace"
-    async with asyncio.timeout(30), Peer() as peer:
+    async with asyncio.timeout(30), Peer(five=version == "5") as peer:
         process = await asyncio.create_subprocess_exec(
             "strace", "-f", "-yy", "-xx", "-s", "4", "-o", str(trace), "-e", "trace=fsync,fdatasync,sendto,sendmsg,write",
-            sys.executable, "-c", _SCRIPT, str(tmp_path), str(peer.port),
+            sys.executable, "-c", _SCRIPT, str(tmp_path), str(peer.port), version,
             cwd=ROOT, stderr=asyncio.subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         try:
@@ -335,7 +339,11 @@ async def test_the_kernel_sees_the_sync_before_every_puback(tmp_path: Path) -> N
             for generation in (4, 5, 6):
                 payload = signed(generation)
                 body = (
-                    len(UPDATE).to_bytes(2, "big") + UPDATE.encode() + generation.to_bytes(2, "big") + payload
+                    len(UPDATE).to_bytes(2, "big")
+                    + UPDATE.encode()
+                    + generation.to_bytes(2, "big")
+                    + (b"\0" if version == "5" else b"")
+                    + payload
                 )
                 assert 128 <= len(body) < 16_384
                 wire.writer.write(bytes([0x32, len(body) & 0x7F | 0x80, len(body) >> 7]) + body)

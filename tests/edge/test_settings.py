@@ -63,7 +63,11 @@ WRONG = [
     ("client.stop_grace_ms", 10**9), ("client.address", ""),
     ("command_keys", []), ("command_keys", "command.pem"), ("clock_trusted", "no"), ("clock_trusted", 1),
     ("pull_watchdog_ms", 0), ("limits", {"boot": 1}), ("limits", {"boots": -1}), ("limits", {"boots": "many"}),
-    ("seed", "x"), ("registry_ca", 1), ("tenantId", "acme"),
+    ("seed", "x"), ("registry_ca", 1), ("tenantId", "acme"), ("status_port", -1), ("status_port", 65536),
+    ("status_port", "any"), ("heartbeat_ms", 10), ("ballast_bytes", -1), ("disk_margin_bytes", "1G"),
+    ("registries.0.credentials_file", "c.json"), ("registries.0.credential_helper", []),
+    ("registries.0.credential_helper", "docker-credential-x"), ("registries.0.credential_helper", [""]),
+    ("registries.0.token_hosts", ["https://x/"]), ("registries.0.credential_helper_timeout_ms", 1),
 ]  # fmt: skip
 
 
@@ -84,7 +88,8 @@ def test_a_wrong_field_is_named(tmp_path: Path, place: str, value: object) -> No
     with pytest.raises(InputError) as caught:
         load_settings(path)
     said = str(caught.value)
-    assert said.startswith(f"{path}: {place}"), said
+    named = "registries.0" if place == "registries.0.credentials_file" else place  # it is one too many there
+    assert said.startswith(f"{path}: {named}"), said
     assert "\n" not in said
 
 
@@ -115,6 +120,94 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.json", tmp_path, Path("a\0b")):
         with pytest.raises(InputError, match="cannot be read"):
             load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "meant"),
+    [
+        ("tenantId", "tenant_id"),
+        ("heartbeat", "heartbeat_ms"),
+        ("broker.hots", "host"),
+        ("client.mount", "mounts"),
+        ("registries.0.credential_file", "credentials_file"),
+    ],
+)
+def test_a_name_that_is_not_known_brings_the_one_that_was_meant(
+    tmp_path: Path, place: str, meant: str
+) -> None:
+    path = tmp_path / "edge.json"
+    path.write_text(json.dumps(changed(place, "x")))
+    with pytest.raises(InputError) as caught:
+        load_settings(path)
+    assert str(caught.value) == f"{path}: {place}: is not known here; did you mean {meant}?"
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "edge.json"
+    path.write_text(json.dumps(GOOD))
+    return path
+
+
+def test_the_environment_goes_before_the_file_and_the_command_line_before_both(good: Path) -> None:
+    environment = {
+        "BLACKSTART_EDGE_TENANT_ID": "7",
+        "BLACKSTART_EDGE_STATE_DIR": "/elsewhere",
+        "BLACKSTART_EDGE_BROKER__PORT": "1",
+        "BLACKSTART_EDGE_CLOCK_TRUSTED": "false",
+        "BLACKSTART_EDGE_STATUS_PORT": "2",
+        "BLACKSTART_EDGE_COMMAND_KEYS": '["a.pem", "b.pem"]',
+        "BLACKSTART_EDGE_REGISTRY_CA": "true",
+        "BLACKSTART_EDGE_CLIENT__ENVIRONMENT": '{"C": "d"}',
+        "BLACKSTART_OTHER": "x",
+    }
+    found = load_settings(good, environment)
+    assert (found.tenant_id, found.state_dir, found.broker.port) == ("7", Path("/elsewhere"), 1)
+    assert (found.clock_trusted, found.status_port) == (False, 2)
+    assert found.command_keys == [Path("a.pem"), Path("b.pem")]
+    assert found.registry_ca == Path("true")
+    assert found.client.environment == {"C": "d"}
+    assert found.broker.host == "127.0.0.1"
+    found = load_settings(good, environment, Path("/data"), 0)
+    assert (found.state_dir, found.run_dir, found.status_port) == (Path("/data/state"), Path("run"), 0)
+
+
+def test_data_names_the_run_folder_where_nothing_else_does(tmp_path: Path) -> None:
+    path = tmp_path / "edge.json"
+    path.write_text(
+        json.dumps({key: value for key, value in GOOD.items() if key not in ("run_dir", "state_dir")})
+    )
+    assert load_settings(path, data=Path("/data")).run_dir == Path("/data/run")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("SEED", "x", "seed: "),
+        ("BROKER__PORT", "many", "broker.port: "),
+        ("BROKER__PORT", "[" * 100_000, "broker.port: "),
+        ("COMMAND_KEYS", "[7]", "command_keys.0: "),
+        ("TENANTID", "x", "Did you mean BLACKSTART_EDGE_TENANT_ID?"),
+        ("BROKER__HOTS", "x", "Did you mean BLACKSTART_EDGE_BROKER__HOST?"),
+        ("REGISTRIES__0__HOST", "x", "no part 'registries'"),
+        ("", "x", "is not a setting"),
+    ],
+)
+def test_a_wrong_variable_is_named(good: Path, variable: str, value: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_settings(good, {f"BLACKSTART_EDGE_{variable}": value})
+    assert str(caught.value).startswith(f"BLACKSTART_EDGE_{variable}: ")
+    assert said in str(caught.value)
+
+
+def test_passwords_are_not_repeated(good: Path) -> None:
+    body = changed("registries.0.password", ["s3cret"])
+    good.write_text(json.dumps(body))
+    with pytest.raises(InputError) as caught:
+        load_settings(good)
+    assert "s3cret" not in str(caught.value)
+    good.write_text(json.dumps(changed("registries.0.password", "s3cret")))
+    assert "s3cret" not in repr(load_settings(good))
 
 
 def run(path: Path) -> subprocess.CompletedProcess[str]:

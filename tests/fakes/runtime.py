@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from reference.core.errors import EngineError
-from reference.core.model import ContainerState, Image, ImageState
+from reference.core.model import ContainerState, Image, ImageState, SnapshotState
 from reference.edge.runtimes.base import ContainerFacts, ContainerSpec, EngineView, OnProgress, PullProgress
 
 
@@ -19,6 +20,7 @@ class FakeRuntime:
         self.calls: list[str] = []
         self.containers: dict[str, ContainerFacts] = {}
         self.images: dict[str, ImageState] = {}
+        self.snapshots: dict[int, SnapshotState] = {}
         self.fail: dict[str, list[Exception]] = {}
         """By method: what its next calls raise, one each."""
         self.hold: dict[str, asyncio.Event] = {}
@@ -54,7 +56,7 @@ class FakeRuntime:
             replace(c, up_ms=round((now - self._started[c.id]) * 1000)) if c.life else c
             for c in self.containers.values()
         ]
-        return EngineView(tuple(seen), dict(self.images))
+        return EngineView(tuple(seen), dict(self.images), dict(self.snapshots))
 
     async def pull(self, image: Image, progress: OnProgress) -> None:
         await self._asked("pull")
@@ -96,6 +98,27 @@ class FakeRuntime:
 
     async def sync(self) -> None:
         await self._asked("sync")
+
+    async def prepare_snapshot(self, generation: int, mounts: Mapping[str, str]) -> None:
+        await self._asked("prepare_snapshot", str(generation))
+        self.snapshots.setdefault(generation, SnapshotState.PREPARED)
+
+    async def snapshot(self, generation: int, mounts: Mapping[str, str]) -> None:
+        await self._asked("snapshot", str(generation))
+        assert not self.running()
+        if self.snapshots.get(generation) in (None, SnapshotState.PREPARED):
+            self.snapshots[generation] = SnapshotState.TAKEN
+
+    async def restore_snapshot(self, generation: int) -> None:
+        await self._asked("restore_snapshot", str(generation))
+        assert not self.running()
+        if self.snapshots.get(generation) in (None, SnapshotState.PREPARED):
+            raise EngineError(f"no snapshot {generation}")
+        self.snapshots[generation] = SnapshotState.RESTORED
+
+    async def remove_snapshot(self, generation: int) -> None:
+        await self._asked("remove_snapshot", str(generation))
+        self.snapshots.pop(generation, None)
 
     async def restart_engine(self) -> None:
         await self._asked("restart_engine")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from reference.core.model import ContainerState, Image, ImageState
+from reference.core.model import ContainerState, Image, ImageState, SnapshotState
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ class EngineView:
     containers: tuple[ContainerFacts, ...]
     images: Mapping[str, ImageState]
     """By digest as commanded."""
+    snapshots: Mapping[int, SnapshotState] = field(default_factory=dict)
+    """By generation."""
 
 
 class Runtime(Protocol):
@@ -101,6 +103,25 @@ class Runtime(Protocol):
 
     async def sync(self) -> None:
         """Return when all engine data is on the disk, not only in its cache."""
+
+    async def prepare_snapshot(self, generation: int, mounts: Mapping[str, str]) -> None:
+        """See that the volumes among `mounts` can be copied, while something may run on them.
+
+        What an earlier restore kept aside is removed. Raises DeviceError (disk full, a volume that cannot be copied).
+        """
+
+    async def snapshot(self, generation: int, mounts: Mapping[str, str]) -> None:
+        """Copy the volumes; nothing runs on them. On the disk when it returns; half a copy is none."""
+
+    async def restore_snapshot(self, generation: int) -> None:
+        """Have the volumes as they were copied; nothing runs on them. Done once: a restored one stays as it is.
+
+        Each volume is exchanged in one step, and a call that was cut is continued by the next. What is replaced is
+        kept. Raises EngineError when there is no copy.
+        """
+
+    async def remove_snapshot(self, generation: int) -> None:
+        """Remove the copies. What a restore replaced is kept aside, the last one only."""
 
     async def restart_engine(self) -> None:
         """Restart the engine, or do what comes nearest; containers that run go on running."""

@@ -3,6 +3,7 @@
 blobs/sha256/HEX           complete blobs; believed only after their digest was computed again
 images/HEX/image.json      what is in it, sealed; HEX is the digest as commanded
 images/HEX/rootfs/         the files; the folder appears by rename, whole
+partial/HEX                the beginning of a blob: a pull that was interrupted goes on there; few, and not for ever
 tmp/                       whatever a cut or a cancelled pull left; emptied by the next one
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +20,11 @@ from reference.core.errors import EngineError, ImageError
 from reference.core.model import ImageState
 from reference.edge.runtimes.files import discard, seal, unseal
 from reference.oci.digests import check_digest, is_digest, sha256_of_file
+
+PARTIALS_KEPT = 8
+"""Interrupted blobs that are kept, newest first."""
+PARTIAL_AGE_S = 7 * 24 * 3600.0
+"""One that nobody has gone on with for this long is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +60,19 @@ class ImageStore:
         self.blobs = state_dir / "blobs" / "sha256"
         self.images = state_dir / "images"
         self.temporary = state_dir / "tmp"
-        for folder in (self.blobs, self.images, self.temporary):
+        self.partials = state_dir / "partial"
+        for folder in (self.blobs, self.images, self.temporary, self.partials):
             folder.mkdir(parents=True, exist_ok=True)
         self._verified: dict[str, ImageState] = {}
+        self.prune_partials()
 
     def blob(self, digest: str) -> Path:
         """Where the blob lies, or would lie."""
         return self.blobs / _hex(digest)
+
+    def partial(self, digest: str) -> Path:
+        """Where the beginning of the blob lies, or would lie."""
+        return self.partials / _hex(digest)
 
     def rootfs(self, digest: str) -> Path:
         """Where its files lie, or would lie."""
@@ -109,7 +122,11 @@ class ImageStore:
         """Remove it and the blobs that no other image stands on."""
         discard(self.images / _hex(digest), self.temporary)
         self._verified.pop(digest, None)
-        used: set[str] = set()
+        self.prune_partials()
+        self._drop_blobs(set())
+
+    def _drop_blobs(self, used: set[str]) -> None:
+        """Remove the blobs that are not `used` and that no image stands on."""
         for path in self.images.iterdir():
             try:
                 used.update(self.facts(f"sha256:{path.name}").blobs)
@@ -118,6 +135,26 @@ class ImageStore:
         for blob in self.blobs.iterdir():
             if f"sha256:{blob.name}" not in used:
                 blob.unlink(missing_ok=True)
+
+    def prune_partials(self, wanted: Iterable[str] = (), *, everything: bool = False) -> None:
+        """Drop the beginnings of blobs that are not `wanted` and too old, too many, or, if so asked, all."""
+        keep = {_hex(digest) for digest in wanted}
+        found = [
+            (facts.st_mtime, path)
+            for path in self.partials.iterdir()
+            if path.name not in keep and (facts := _facts_of(path)) is not None
+        ]
+        found.sort(reverse=True, key=lambda pair: pair[0])
+        oldest = time.time() - PARTIAL_AGE_S
+        for number, (changed_at, path) in enumerate(found):
+            if everything or number >= PARTIALS_KEPT or changed_at < oldest:
+                path.unlink(missing_ok=True)
+
+    def reclaim(self, wanted: Iterable[str]) -> None:
+        """Drop everything that is neither part of an image nor of the one to come."""
+        wanted = set(wanted)
+        self.prune_partials(wanted, everything=True)
+        self._drop_blobs(wanted)
 
     def new_temporary(self) -> Path:
         """A name that nothing has yet, on the same file system."""
@@ -138,6 +175,13 @@ class ImageStore:
 
 def _hex(digest: str) -> str:
     return check_digest(digest, error=ImageError).partition(":")[2]
+
+
+def _facts_of(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
 
 
 def _list(root: Path) -> Iterable[FileEntry]:

@@ -22,7 +22,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from reference.core.errors import EngineError, Reason
@@ -33,6 +34,7 @@ from reference.edge.runtimes.files import read_json, write
 from reference.edge.runtimes.images import ImageFacts, ImageStore
 from reference.edge.runtimes.procfs import MARKER, Handle, kernel_boot_id, marked
 from reference.edge.runtimes.pull import Access, Puller, PullLimits, disk_full
+from reference.edge.runtimes.snapshot import SnapshotStore
 from reference.oci.manifests import machine_architecture
 from reference.support.files import syncfs
 
@@ -68,6 +70,7 @@ class ProcessRuntime:
             self._boot_id = _enter_boot(run_dir)
             self._images = ImageStore(state_dir)
             self._containers = ContainerStore(state_dir, run_dir)
+            self._snapshots = SnapshotStore(state_dir)
         wanted = architecture or machine_architecture()
         self._puller = Puller(self._images, access or Access(), limits or PullLimits(), wanted)
         self._image_lock = asyncio.Lock()
@@ -76,6 +79,11 @@ class ProcessRuntime:
     def boot_id(self) -> str:
         """Random, made at the first start in a boot."""
         return self._boot_id
+
+    @property
+    def received_bytes(self) -> int:
+        """Of images, over the wire, since this process began."""
+        return self._puller.received_bytes
 
     async def observe(self) -> EngineView:
         """See the port. An image is read whole once in a process life, in a thread.
@@ -89,7 +97,8 @@ class ProcessRuntime:
                 await asyncio.to_thread(self._containers.remove, container_id)
             images = await asyncio.to_thread(self._images.states)
             facts = [await self._facts(name, spec) for name, spec in list(self._containers.specs())]
-        return EngineView(tuple(facts), images)
+            snapshots = self._snapshots.states()
+        return EngineView(tuple(facts), images, snapshots)
 
     async def pull(self, image: Image, progress: OnProgress) -> None:
         """See the port. What a cancelled pull left is removed by the next one; complete blobs are used again."""
@@ -186,6 +195,33 @@ class ProcessRuntime:
         """See the port: syncfs(2) of the file system of `state_dir`."""
         with _failures("sync"):
             await asyncio.to_thread(syncfs, self._state_dir)
+
+    async def prepare_snapshot(self, generation: int, mounts: Mapping[str, str]) -> None:
+        """See the port."""
+        with _failures("prepare a copy of the volume"):
+            await asyncio.to_thread(self._snapshots.prepare, generation, mounts)
+
+    async def snapshot(self, generation: int, mounts: Mapping[str, str]) -> None:
+        """See the port. A copy that is cancelled ends at once and is made anew by the next call."""
+        abort = threading.Event()
+        copying = asyncio.create_task(asyncio.to_thread(self._snapshots.take, generation, mounts, abort))
+        with _failures("copy the volume"):
+            try:
+                await asyncio.shield(copying)
+            except asyncio.CancelledError:
+                abort.set()
+                await asyncio.gather(copying, return_exceptions=True)
+                raise
+
+    async def restore_snapshot(self, generation: int) -> None:
+        """See the port."""
+        with _failures("bring the volume back"):
+            self._snapshots.restore(generation)
+
+    async def remove_snapshot(self, generation: int) -> None:
+        """See the port."""
+        with _failures("remove a copy of the volume"):
+            await asyncio.to_thread(self._snapshots.remove, generation)
 
     async def restart_engine(self) -> None:
         """Forget what was verified, sweep, and kill what half-started or outlived its container's main process."""

@@ -1,38 +1,39 @@
 """Fetch an image by digest from a registry (OCI distribution specification 1.1, "Pull") into an ImageStore.
 
-Nothing that arrives is believed: manifest, configuration and layers are compared with digest *and* size. Credentials go
-to their own host only, whatever it redirects to. Silence is ended by a watchdog: any byte of an answer feeds it.
+Nothing that arrives is believed: manifest, configuration and layers are compared with digest *and* size. The disk is
+asked for room before the first layer comes, and again before it is unpacked.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import hashlib
 import shutil
-import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import httpx
-
-from reference.core.errors import DeviceError, ImageError, Reason, RegistryError
+from reference.core.errors import ImageError, Reason
 from reference.core.model import Image
+from reference.edge import disk
+from reference.edge.disk import FULL, FreeBytes, disk_full
 from reference.edge.runtimes.base import OnProgress, PullProgress
+from reference.edge.runtimes.bearer import Access
 from reference.edge.runtimes.images import ImageFacts, ImageStore
+from reference.edge.runtimes.partial import fetch
+from reference.edge.runtimes.registry import Patience, Repository, opened
 from reference.edge.runtimes.unpack import Layer, UnpackLimits, unpack
 from reference.oci import manifests
-from reference.oci.digests import sha256_of, sha256_of_file
+from reference.oci.digests import sha256_of_file
+from reference.oci.manifests import Descriptor
 from reference.oci.references import is_host, is_name
 
-Credentials = Mapping[str, tuple[str, str]] | Callable[[str], tuple[str, str] | None]
-"""`host[:port]` -> user and password."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_MAX_REDIRECTS = 3
+__all__ = ["Access", "PullLimits", "Puller", "check_command", "disk_full", "unpacked_bytes"]
+
+UNPACKED_SIZE = "io.containers.estargz.uncompressed-size"
+"""Annotation of a layer in which builders of eStargz say how large it is unpacked."""
+GUESSED_RATIO = 3
+"""How many times larger a packed layer is taken to be when its manifest does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +45,42 @@ class PullLimits:
     """The longest time without a single byte of an answer."""
     download_bytes: int = 2 << 30
     """All layers and the configuration, as they travel."""
+    margin_bytes: int = 16 << 20
+    """What has to stay free on the disk beside the image."""
     unpack: UnpackLimits = field(default_factory=UnpackLimits)
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How registries are reached. Hosts in `plain_http_hosts` (`host:port`) are spoken to without TLS."""
-
-    credentials: Credentials = field(default_factory=dict)
-    plain_http_hosts: frozenset[str] = frozenset()
-    ca_file: Path | None = None
-    """Certificates that registries are checked against; None: the system's."""
-
-    def auth(self, host: str) -> tuple[str, str] | None:
-        """User and password for exactly this host."""
-        return self.credentials(host) if callable(self.credentials) else self.credentials.get(host)
+def unpacked_bytes(layer: Descriptor) -> int:
+    """How much room a layer will take when it is unpacked: as its manifest says, else an estimate."""
+    if layer.media_type in manifests.TAR_LAYERS:
+        return layer.size
+    said = layer.annotations.get(UNPACKED_SIZE, "")
+    if said.isascii() and said.isdigit() and len(said) < 19:
+        return int(said)
+    return layer.size * GUESSED_RATIO
 
 
 class Puller:
-    """Pulls for one store. `architecture` in OCI's words."""
+    """Pulls for one store. `architecture` in OCI's words. `free` tells the bytes that are free below a path."""
 
-    def __init__(self, store: ImageStore, access: Access, limits: PullLimits, architecture: str) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        access: Access,
+        limits: PullLimits,
+        architecture: str,
+        free: FreeBytes = disk.free_bytes,
+    ) -> None:
         self._store = store
         self._access = access
         self._limits = limits
         self._architecture = architecture
+        self._free = free
+        self.received_bytes = 0
+        """Of layers and configurations, since this process began."""
 
     async def pull(self, image: Image, progress: OnProgress) -> None:
-        """Fetch, check, unpack, adopt. Complete blobs are kept whatever happens.
+        """Fetch, check, unpack, adopt. Complete blobs are kept whatever happens, and so is the beginning of one.
 
         Raises RegistryError, ImageError, DeviceError(DISK_FULL).
         """
@@ -80,23 +89,28 @@ class Puller:
             raise ImageError(
                 f"{image.repository!r} is not host[:port]/name", todo="Correct the version's image."
             )
+        patience = Patience(self._limits.connect_ms, self._limits.stall_ms)
         try:
-            async with self._client() as client:
-                await self._pull(image, _Registry(client, self._access, self._limits, host, name), progress)
+            async with opened(self._access, patience) as client:
+                await self._pull(image, Repository(client, self._access, patience, host, name), progress)
         except OSError as error:
-            if error.errno in _FULL:
-                raise disk_full(error) from error
+            if error.errno in FULL:
+                raise disk_full(error.strerror) from error
             raise
 
-    async def _pull(self, image: Image, registry: _Registry, progress: OnProgress) -> None:
-        document = await registry.manifest(image.digest)
-        parsed, manifest_digest = manifests.parse_document(document), image.digest
+    async def _pull(self, image: Image, repository: Repository, progress: OnProgress) -> None:
+        parsed, manifest_digest = _parsed(*await repository.manifest(image.digest)), image.digest
         if isinstance(parsed, manifests.Index):
             chosen = manifests.choose_manifest(parsed, self._architecture)
             manifest_digest = chosen.digest
-            parsed = manifests.parse_manifest(await registry.manifest(manifest_digest, chosen.size))
+            parsed = _parsed(*await repository.manifest(manifest_digest, chosen.size))
+            if isinstance(parsed, manifests.Index):
+                raise ImageError("an index that lists an index", where="manifest", todo="Build it again.")
         manifests.check_runnable(parsed)
-        config = await self._contents(parsed, registry, progress)
+        if len(parsed.layers) > self._limits.unpack.layers:
+            what = f"the image has {len(parsed.layers)} layers, {self._limits.unpack.layers} are allowed"
+            raise ImageError(what, reason=Reason.IMAGE_TOO_LARGE, todo="Build it with fewer layers.")
+        config = await self._contents(parsed, repository, progress)
         if len(config.diff_ids) != len(parsed.layers):
             raise ImageError(
                 f"{len(parsed.layers)} layers, but the configuration lists {len(config.diff_ids)}"
@@ -116,19 +130,17 @@ class Puller:
         )
 
     async def _contents(
-        self, manifest: manifests.Manifest, registry: _Registry, progress: OnProgress
+        self, manifest: manifests.Manifest, repository: Repository, progress: OnProgress
     ) -> manifests.ImageConfig:
         """Have all blobs; the configuration first, because it may make the layers pointless."""
         total = manifest.size_bytes
         if manifest.config.size > manifests.MAX_CONFIG_BYTES or total > self._limits.download_bytes:
             what = f"the image is a download of {total} bytes, {self._limits.download_bytes} are allowed"
             raise ImageError(what, reason=Reason.IMAGE_TOO_LARGE, todo="Make it smaller or raise the limit.")
-        free = shutil.disk_usage(self._store.blobs).free
         unique = {blob.digest: blob for blob in manifest.layers if blob.digest != manifest.config.digest}
         missing = [blob for blob in unique.values() if not await asyncio.to_thread(self._have, blob)]
-        if free < (needed := sum(blob.size for blob in missing)):
-            raise disk_full(f"the image needs {needed} bytes, {free} are free")
-        done = total - needed - manifest.config.size
+        await asyncio.to_thread(self._preflight, manifest, missing)
+        done = total - sum(blob.size for blob in missing) - manifest.config.size
         if not self._have(manifest.config):
             missing.insert(0, manifest.config)
         else:
@@ -141,11 +153,37 @@ class Puller:
             def tell(count: int, base: int = base) -> None:
                 progress(PullProgress(base + count, total))
 
-            await registry.blob(blob.digest, blob.size, self._store, tell)
+            self.received_bytes += await fetch(repository, blob, self._store, tell)
             done += blob.size
             if blob is manifest.config:
                 self._config(manifest)
         return self._config(manifest)
+
+    def _preflight(self, manifest: manifests.Manifest, missing: Sequence[Descriptor]) -> None:
+        """See that the image fits, packed and unpacked, before anything of it comes. Raises DeviceError(DISK_FULL).
+
+        What is left of other pulls goes first, if it comes to that.
+        """
+        wanted = [manifest.config.digest, *(layer.digest for layer in manifest.layers)]
+        self._store.prune_partials(wanted)
+        packed = manifest.config.size + sum(blob.size - self._begun(blob) for blob in missing)
+        unpacked = sum(unpacked_bytes(layer) for layer in manifest.layers)
+        if self._free(self._store.blobs) < packed + unpacked + self._limits.margin_bytes:
+            self._store.reclaim(wanted)
+        what = f"the image ({packed} bytes to fetch, about {unpacked} unpacked)"
+        disk.require(
+            self._store.blobs,
+            packed + unpacked,
+            what,
+            margin_bytes=self._limits.margin_bytes,
+            free=self._free,
+        )
+
+    def _begun(self, blob: Descriptor) -> int:
+        try:
+            return min(self._store.partial(blob.digest).stat().st_size, blob.size)
+        except FileNotFoundError:
+            return 0
 
     def _config(self, manifest: manifests.Manifest) -> manifests.ImageConfig:
         """The configuration, if the image can run here."""
@@ -154,7 +192,7 @@ class Puller:
         check_command(config.arguments)
         return config
 
-    def _have(self, blob: manifests.Descriptor) -> bool:
+    def _have(self, blob: Descriptor) -> bool:
         """Whether the blob lies there whole; a damaged one is removed."""
         path = self._store.blob(blob.digest)
         try:
@@ -170,8 +208,10 @@ class Puller:
         cancelled = threading.Event()
 
         def work() -> None:
+            # What was estimated is known now to the byte: it stops there, not when the client has no room any more.
+            room = self._free(self._store.blobs) - self._limits.margin_bytes
             folder.mkdir()
-            unpack(layers, folder / "rootfs", self._limits.unpack, cancelled)
+            unpack(layers, folder / "rootfs", self._limits.unpack, cancelled, room_bytes=room)
             self._store.describe(facts, folder)
 
         task = asyncio.ensure_future(asyncio.to_thread(work))
@@ -187,142 +227,12 @@ class Puller:
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[httpx.AsyncClient]:
-        try:
-            ca_file = self._access.ca_file
-            trust = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
-        except OSError as error:
-            what = f"the certificates of registries cannot be read: {error}"
-            raise DeviceError(
-                what, where=str(self._access.ca_file), todo="Correct registry.ca_file."
-            ) from error
-        connect_s = self._limits.connect_ms / 1000
-        # Neither proxies nor .netrc from the environment: credentials go where the configuration says.
-        async with httpx.AsyncClient(
-            verify=trust,
-            timeout=httpx.Timeout(None, connect=connect_s),
-            trust_env=False,
-            follow_redirects=False,
-        ) as client:
-            yield client
 
-
-class _Registry:
-    """One repository on one registry."""
-
-    def __init__(
-        self, client: httpx.AsyncClient, access: Access, limits: PullLimits, host: str, name: str
-    ) -> None:
-        self._client = client
-        self._access = access
-        self._limits = limits
-        self._host = host
-        scheme = "http" if host in access.plain_http_hosts else "https"
-        self._base = f"{scheme}://{host}/v2/{name}"
-
-    async def manifest(self, digest: str, size: int | None = None) -> bytes:
-        """The manifest or index of this digest, checked."""
-        data = bytearray()
-        url = f"{self._base}/manifests/{digest}"
-        async with self._get(url, {"Accept": manifests.ACCEPT}) as chunks:
-            async for chunk in chunks:
-                data += chunk
-                if len(data) > manifests.MAX_MANIFEST_BYTES:
-                    raise ImageError("the manifest is too large", reason=Reason.IMAGE_TOO_LARGE, where=url)
-        if sha256_of(bytes(data)) != digest or size not in (None, len(data)):
-            raise _corrupt(url, f"the manifest is not the one that was asked for ({len(data)} bytes)")
-        return bytes(data)
-
-    async def blob(self, digest: str, size: int, store: ImageStore, tell: Callable[[int], None]) -> None:
-        """Fetch a blob into the store; it appears there only when it is right."""
-        temporary, hasher, count = store.new_temporary(), hashlib.sha256(), 0
-        url = f"{self._base}/blobs/{digest}"
-        try:
-            with temporary.open("xb") as file:
-                async with self._get(url, {}) as chunks:
-                    async for chunk in chunks:
-                        count += len(chunk)
-                        if count > size:
-                            raise _corrupt(url, f"more than the {size} bytes that the manifest says")
-                        hasher.update(chunk)
-                        file.write(chunk)
-                        tell(count)
-            if count != size or "sha256:" + hasher.hexdigest() != digest:
-                raise _corrupt(url, f"{count} bytes that do not match the digest; {size} were expected")
-            temporary.rename(store.blob(digest))
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    @asynccontextmanager
-    async def _get(self, url: str, headers: dict[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Stream a body; every failure of the way comes out as a RegistryError."""
-        stall_s = self._limits.stall_ms / 1000
-        watchdog = asyncio.timeout(stall_s)
-        try:
-            async with watchdog, self._open(url, headers) as response:
-                yield self._fed(response, watchdog)
-        except TimeoutError as error:
-            what = f"no byte came for {self._limits.stall_ms} ms"
-            raise RegistryError(what, reason=Reason.PULL_STALLED, where=url) from error
-        except httpx.HTTPError as error:
-            what = f"the registry cannot be reached or broke off: {str(error) or type(error).__name__}"
-            raise RegistryError(what, reason=Reason.REGISTRY_UNREACHABLE, where=url) from error
-        except (httpx.InvalidURL, httpx.StreamError) as error:
-            raise RegistryError(f"the registry's answer is unusable: {error}", where=url) from error
-
-    async def _fed(self, response: httpx.Response, watchdog: asyncio.Timeout) -> AsyncIterator[bytes]:
-        loop, stall_s = asyncio.get_running_loop(), self._limits.stall_ms / 1000
-        async for chunk in response.aiter_raw():
-            watchdog.reschedule(loop.time() + stall_s)
-            yield chunk
-
-    @asynccontextmanager
-    async def _open(self, url: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
-        """The answer, after redirects: followed to TLS only, and without credentials once the host is another."""
-        for _ in range(_MAX_REDIRECTS + 1):
-            parts = urlsplit(url)
-            auth = self._access.auth(self._host) if self._is_home(url) else None
-            if parts.scheme != "https" and parts.netloc not in self._access.plain_http_hosts:
-                raise RegistryError("a redirect to a host without TLS was not followed", where=url)
-            plain = {**headers, "Accept-Encoding": "identity"}
-            async with self._client.stream("GET", url, headers=plain, auth=auth) as response:
-                if not response.is_redirect:
-                    _check_status(response, url)
-                    yield response
-                    return
-                url = str(httpx.URL(url).join(response.headers["Location"]))
-        raise RegistryError(f"more than {_MAX_REDIRECTS} redirects", where=url)
-
-    def _is_home(self, url: str) -> bool:
-        return url.startswith(self._base.split("/v2/", 1)[0] + "/")
-
-
-_STATUS = {
-    401: (Reason.REGISTRY_UNAUTHORIZED, "the registry wants other credentials", "Correct the device's credentials."),
-    403: (Reason.REGISTRY_DENIED, "the registry refuses this image to this device", "Give the device's user the right."),
-    404: (Reason.IMAGE_UNKNOWN, "the registry does not have it", "Push the image, or correct the version's digest."),
-    429: (Reason.REGISTRY_THROTTLED, "the registry is asked too often", ""),
-}  # fmt: skip
-
-
-def _check_status(response: httpx.Response, url: str) -> None:
-    if response.status_code == 200:
-        return
-    default = (Reason.REGISTRY_ERROR, f"the registry answers {response.status_code}", "")
-    reason, what, todo = _STATUS.get(response.status_code, default)
-    raise RegistryError(what, reason=reason, where=url, todo=todo)
-
-
-def _corrupt(url: str, what: str) -> RegistryError:
-    return RegistryError(f"what came is damaged: {what}", reason=Reason.PULL_CORRUPT, where=url)
-
-
-def disk_full(cause: object) -> DeviceError:
-    """The one error for a full disk."""
-    return DeviceError(
-        f"the disk is full: {cause}", reason=Reason.DISK_FULL, todo="Free space on the device."
-    )
+def _parsed(document: bytes, media_type: str | None) -> manifests.Manifest | manifests.Index:
+    """What came, if it is what the registry says it is; a type that is none of an image's says nothing."""
+    kind = (media_type or "").partition(";")[0].strip().lower()
+    known = kind in manifests.MANIFEST_TYPES | manifests.INDEX_TYPES
+    return manifests.parse_document(document, kind if known else None)
 
 
 def check_command(argv: tuple[str, ...]) -> None:

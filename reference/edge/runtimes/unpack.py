@@ -27,9 +27,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn
 
 from reference.core.errors import ImageError, Reason
+from reference.edge.disk import disk_full
 
 _CHUNK = 1 << 18
 _LONGEST_HEADER = 1 << 20
+_GLOBAL_HEADERS = 1 << 16
 _DEEPEST = 100
 _BAD_NAMES = frozenset(
     {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ}
@@ -46,6 +48,10 @@ class UnpackLimits:
     entries: int = 100_000
     file_bytes: int = 1 << 30
     total_bytes: int = 2 << 30
+    ratio: int = 100
+    """How many times larger than its blob a layer may become ..."""
+    ratio_free_bytes: int = 64 << 20
+    """... once it is larger than this: text and zeros pack well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +67,22 @@ class UnpackCancelledError(Exception):
 
 
 def unpack(
-    layers: Sequence[Layer], root: Path, limits: UnpackLimits, cancelled: threading.Event | None = None
+    layers: Sequence[Layer],
+    root: Path,
+    limits: UnpackLimits,
+    cancelled: threading.Event | None = None,
+    room_bytes: int | None = None,
 ) -> None:
     """Apply `layers` to the new folder `root`. Blocking; `cancelled` is looked at after every block.
 
-    Raises ImageError (IMAGE_UNSAFE, IMAGE_TOO_LARGE, IMAGE_INVALID) and OSError (disk full); what was unpacked until
-    then is for the caller to remove.
+    Raises ImageError (IMAGE_UNSAFE, IMAGE_TOO_LARGE, IMAGE_INVALID), DeviceError(DISK_FULL) when more than
+    `room_bytes` would be written, and OSError (disk full); what was unpacked until then is for the caller to remove.
     """
     if len(layers) > limits.layers:
         raise _too_large(f"the image has {len(layers)} layers, at most {limits.layers} are taken")
     root.mkdir()
     root = Path(os.path.realpath(root))
-    budget = _Budget(limits, cancelled or threading.Event())
+    budget = _Budget(limits, cancelled or threading.Event(), room_bytes)
     for number, layer in enumerate(layers, 1):
         try:
             _apply(layer, root, budget)
@@ -89,11 +99,19 @@ def unpack(
 class _Budget:
     """What may still be spent on this image."""
 
-    def __init__(self, limits: UnpackLimits, cancelled: threading.Event) -> None:
+    def __init__(self, limits: UnpackLimits, cancelled: threading.Event, room_bytes: int | None) -> None:
         self._limits = limits
         self._cancelled = cancelled
+        self._room = room_bytes
         self._entries = 0
         self._bytes = 0
+        self._layer_bytes = 0
+        self._most_of_layer = 0
+
+    def layer(self, packed_bytes: int) -> None:
+        """Another one begins."""
+        self._layer_bytes = 0
+        self._most_of_layer = max(packed_bytes * self._limits.ratio, self._limits.ratio_free_bytes)
 
     def entry(self, size: int) -> None:
         self._entries += 1
@@ -108,8 +126,13 @@ class _Budget:
         if self._cancelled.is_set():
             raise UnpackCancelledError
         self._bytes += size
+        self._layer_bytes += size
         if self._bytes > self._limits.total_bytes:
             raise _too_large(f"the image unpacks to more than {self._limits.total_bytes} bytes")
+        if self._layer_bytes > self._most_of_layer:
+            raise _unsafe(f"a layer unpacks to more than {self._limits.ratio} times its size")
+        if self._room is not None and self._bytes > self._room:
+            raise disk_full(f"the image unpacks to more than the {self._room} bytes that there is room for")
 
 
 class _Stream(io.RawIOBase):
@@ -119,11 +142,17 @@ class _Stream(io.RawIOBase):
         self._source = source
         self._budget = budget
         self.hash = hashlib.sha256()
+        self._count = 0
+        self.content_end = 0
+        """Behind the last byte so far that is not zero."""
 
     def read(self, size: int = -1) -> bytes:
         data = self._source.read(min(size, _CHUNK) if size >= 0 else _CHUNK)
         self._budget.block(len(data))
         self.hash.update(data)
+        if content := len(data.rstrip(b"\0")):
+            self.content_end = self._count + content
+        self._count += len(data)
         return data
 
 
@@ -135,8 +164,16 @@ class _Entry(tarfile.TarInfo):
     )  # fmt: skip
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.size < 0:  # tarfile would go back, and read the same for ever
+            raise _unsafe(f"a tar header of {self.size} bytes")
         if self.type in self._HEADERS and self.size > _LONGEST_HEADER:
             raise _unsafe(f"a tar header of {self.size} bytes")
+        if self.type == tarfile.XGLTYPE:
+            # These are remembered until the end of the archive.
+            seen = getattr(archive, "global_bytes", 0) + self.size
+            if seen > _GLOBAL_HEADERS:
+                raise _unsafe(f"more than {_GLOBAL_HEADERS} bytes of global tar headers")
+            archive.global_bytes = seen  # type: ignore[attr-defined]
         if self.type == tarfile.GNUTYPE_SPARSE:
             _refuse_sparse()
         return super()._proc_member(archive)  # type: ignore[misc]
@@ -159,6 +196,7 @@ def _apply(layer: Layer, root: Path, budget: _Budget) -> None:
     with layer.path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
+        budget.layer(os.fstat(raw.fileno()).st_size)
         stream = _Stream(gzip.GzipFile(fileobj=raw) if packed else raw, budget)  # type: ignore[arg-type]
         made: set[Path] = set()
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry) as archive:
@@ -166,8 +204,11 @@ def _apply(layer: Layer, root: Path, budget: _Budget) -> None:
                 archive.members = []  # type: ignore[attr-defined]  # the reader remembers every entry otherwise
                 budget.entry(entry.size)
                 _place(archive, entry, root, made, budget)
+            end = archive.offset
         while stream.read(_CHUNK):
             pass
+        if stream.content_end > end:
+            raise ImageError("a layer goes on behind its end", todo="Build the image again.")
         if (found := "sha256:" + stream.hash.hexdigest()) != layer.diff_id:
             raise ImageError(f"a layer unpacks to {found}, its configuration says {layer.diff_id}")
 

@@ -26,10 +26,11 @@ class ProcessBench:
         self.registry = registry
         self.state_dir, self.run_dir = folder / "state", folder / "run"
         self.login: dict[str, tuple[str, str]] = {}
+        self.token_hosts: dict[str, frozenset[str]] = {}
         self.runtime = self.open()
 
     def open(self, limits: PullLimits | None = None, **options: str) -> ProcessRuntime:
-        access = Access(self.login, frozenset({self.registry.address}))
+        access = Access(self.login, frozenset({self.registry.address}), None, self.token_hosts)
         limits = limits or PullLimits(stall_ms=5000)
         self.runtime = ProcessRuntime(self.state_dir, self.run_dir, access, limits, **options)
         return self.runtime

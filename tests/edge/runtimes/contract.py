@@ -17,7 +17,7 @@ from typing import Protocol
 import pytest
 
 from reference.core.errors import EngineError, Reason, RegistryError
-from reference.core.model import ContainerState, Image, ImageState
+from reference.core.model import ContainerState, Image, ImageState, SnapshotState
 from reference.edge.runtimes.base import ContainerFacts, ContainerSpec, PullProgress, Runtime
 
 SLEEPER = b"import time\ntime.sleep(600)\n"
@@ -201,6 +201,33 @@ class RuntimeContract:
         await bench.runtime.remove_image(digest)
         await bench.runtime.remove_image(digest)
         assert (await bench.runtime.observe()).images == {}
+
+    async def test_a_volume_is_copied_and_brought_back(self, bench: Bench) -> None:
+        data, setting = bench.folder / "data", bench.folder / "client.json"
+        data.mkdir()
+        (data / "samples").write_text("old")
+        setting.write_text("{}")
+        mounts = {"/data": str(data), "/etc/client.json": str(setting)}
+        runtime = bench.runtime
+        await runtime.prepare_snapshot(2, mounts)
+        await runtime.prepare_snapshot(2, mounts)
+        assert (await runtime.observe()).snapshots == {2: SnapshotState.PREPARED}
+        with pytest.raises(EngineError):
+            await runtime.restore_snapshot(2)
+        await runtime.snapshot(2, mounts)
+        (data / "samples").write_text("new")
+        await runtime.snapshot(2, mounts)
+        assert (await (await bench.again()).observe()).snapshots == {2: SnapshotState.TAKEN}
+        await bench.runtime.restore_snapshot(2)
+        assert (data / "samples").read_text() == "old"
+        (data / "samples").write_text("collected since")
+        await bench.runtime.restore_snapshot(2)
+        assert (data / "samples").read_text() == "collected since", "it is brought back once"
+        assert (await bench.runtime.observe()).snapshots == {2: SnapshotState.RESTORED}
+        await bench.runtime.remove_snapshot(2)
+        await bench.runtime.remove_snapshot(2)
+        assert (await bench.runtime.observe()).snapshots == {}
+        assert (data / "samples").read_text() == "collected since"
 
     async def test_starting_what_is_not_there_is_an_engine_error(self, bench: Bench) -> None:
         with pytest.raises(EngineError):

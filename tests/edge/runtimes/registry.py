@@ -102,8 +102,19 @@ class Registry:
     address: str = ""
     content: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
-    """A status code, `stall`, `cut` (connection dropped), `short` (ends cleanly too early), `corrupt`, `to:URL`."""
+    """A status code, `stall`, `cut` (connection dropped), `short` (ends cleanly too early), `corrupt`, `to:URL`,
+    `long`; for ranges: `no-range` (ignored), `not-satisfiable`, `other-range` (not the one asked for)."""
     login: tuple[str, str] | None = None
+    challenge: str = ""
+    """What `WWW-Authenticate` says; with it only `tokens` open."""
+    tokens: set[str] = field(default_factory=set)
+    token_answer: bytes | str = b""
+    """What `/token` answers; a str is a status code."""
+    token_requests: list[tuple[str, str]] = field(default_factory=list)
+    """Target and Authorization of each."""
+    ranges: list[tuple[str, str]] = field(default_factory=list)
+    """Digest and `Range` of each request that had one."""
+    content_types: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -113,6 +124,8 @@ class Registry:
         return built.digest
 
     def _refusal(self, authorization: str) -> str | None:
+        if self.challenge:
+            return None if authorization.removeprefix("Bearer ") in self.tokens else "401"
         if self.login is None:
             return None
         wanted = "Basic " + base64.b64encode(":".join(self.login).encode()).decode()
@@ -123,12 +136,23 @@ class Registry:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 lines = head.decode().split("\r\n")
                 headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:])}
-                name = lines[0].split(" ")[1].rpartition("/")[2]
+                target = lines[0].split(" ")[1]
+                if target.startswith("/token"):
+                    self._issue(target, headers.get("authorization", ""), writer)
+                    continue
+                name = target.rpartition("/")[2]
                 self.asked.append(name)
                 self.authorizations.append(headers.get("authorization", ""))
                 if not await self._answer(name, headers, writer):
                     break
         writer.close()
+
+    def _issue(self, target: str, authorization: str, writer: asyncio.StreamWriter) -> None:
+        self.token_requests.append((target, authorization))
+        status, body = (
+            (self.token_answer, b"") if isinstance(self.token_answer, str) else ("200", self.token_answer)
+        )
+        writer.write(f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
     async def _answer(self, name: str, headers: dict[str, str], writer: asyncio.StreamWriter) -> bool:
         fault = (
@@ -143,10 +167,16 @@ class Registry:
             )
             return True
         if data is None or fault.isdigit():
-            writer.write(f"HTTP/1.1 {fault or 404} x\r\nContent-Length: 0\r\n\r\n".encode())
+            more = f"WWW-Authenticate: {self.challenge}\r\n" if self.challenge else ""
+            writer.write(f"HTTP/1.1 {fault or 404} x\r\n{more}Content-Length: 0\r\n\r\n".encode())
             return True
+        if fault == "long":
+            data, fault = data + b"x", ""
+        if "range" in headers:
+            return self._part(name, data, headers["range"], fault, writer)
         size = len(data) // 2 if fault == "short" else len(data)
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
+        kind = f"Content-Type: {said}\r\n" if (said := self.content_types.get(name)) else ""
+        writer.write(f"HTTP/1.1 200 OK\r\n{kind}Content-Length: {size}\r\n\r\n".encode())
         if fault == "corrupt":
             data = bytes([data[0] ^ 1]) + data[1:]
         if fault in ("stall", "cut"):
@@ -159,6 +189,28 @@ class Registry:
         writer.write(data[:size])
         await writer.drain()
         return True
+
+    def _part(self, name: str, data: bytes, asked: str, fault: str, writer: asyncio.StreamWriter) -> bool:
+        self.ranges.append((name, asked))
+        start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        said = f"Content-Range: bytes {start}-{len(data) - 1}/{len(data)}\r\n"
+        if fault == "not-satisfiable":
+            writer.write(b"HTTP/1.1 416 x\r\nContent-Length: 0\r\n\r\n")
+            return True
+        if fault == "no-range":
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+            return True
+        if fault == "other-range":
+            said = f"Content-Range: bytes 0-{len(data) - start - 1}/{len(data)}\r\n"
+        part = data[start:]
+        if fault == "corrupt":
+            part = part[:-1] + bytes([part[-1] ^ 1])
+        length = len(part)
+        if fault in ("cut", "short"):
+            part = part[: len(part) // 2]
+            length = len(part) if fault == "short" else length
+        writer.write(f"HTTP/1.1 206 x\r\n{said}Content-Length: {length}\r\n\r\n".encode() + part)
+        return fault != "cut"
 
 
 @contextlib.asynccontextmanager

@@ -98,6 +98,29 @@ async def test_credentials_do_not_follow_a_redirect_to_another_host(bench: Proce
         assert all(bench.registry.authorizations)
 
 
+@pytest.mark.parametrize("status", ["403", "404", "500"])
+async def test_the_signature_of_a_blob_store_is_not_repeated(bench: ProcessBench, status: str) -> None:
+    built = build([{"app/main.py": SLEEPER}])
+    image = bench.image(built)
+    async with running_registry() as other:
+        other.faults["*"] = status
+        bench.registry.faults[built.layers[0]] = f"to:http://{other.address}/b?X-Amz-Signature=s3cret&d="
+        access = Access(bench.login, frozenset({bench.registry.address, other.address}))
+        bench.runtime = ProcessRuntime(bench.state_dir, bench.run_dir, access)
+        error = await refused(bench, image)
+    assert other.address in str(error)
+    assert "s3cret" not in str(error)
+
+
+async def test_a_redirect_with_credentials_or_to_nowhere_is_not_followed(bench: ProcessBench) -> None:
+    image = bench.publish(SLEEPER)
+    for target in ("http://u:s3cret@127.0.0.1:1/", "ftp://127.0.0.1/", "//[", "http://"):
+        bench.registry.faults["*"] = f"to:{target}"
+        error = await refused(bench, image)
+        assert error.reason in (Reason.REGISTRY_ERROR, Reason.REGISTRY_UNREACHABLE)
+        assert "s3cret" not in str(error)
+
+
 async def test_endless_redirects_end(bench: ProcessBench) -> None:
     image = bench.publish(SLEEPER)
     bench.registry.faults["*"] = f"to:http://{bench.registry.address}/v2/opc/blobs/"

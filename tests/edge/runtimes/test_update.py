@@ -17,11 +17,11 @@ from reference.edge.runtimes.base import ContainerSpec
 from reference.oci.build import build_image
 from reference.oci.layout import blob_path
 from tests.edge.runtimes.conftest import ProcessBench
-from tests.edge.runtimes.contract import ignore
+from tests.edge.runtimes.contract import ignore, until
 
 
-def built(bench: ProcessBench, folder: Path, version: str) -> Image:
-    write_client_folder(folder / version, version)
+def built(bench: ProcessBench, folder: Path, version: str, defect: str | None = None) -> Image:
+    write_client_folder(folder / version, version, defect)
     image = build_image(folder / version, folder / f"{version}.oci", version=version)
     for path in blob_path(image.layout, image.manifest_digest).parent.iterdir():
         bench.registry.content[f"sha256:{path.name}"] = path.read_bytes()
@@ -71,3 +71,46 @@ async def test_a_new_version_goes_on_where_the_old_one_ended(
     await bench.runtime.stop(names[1], 5000)
     numbers = [json.loads(line)["seq"] for line in (data / "samples.log").read_text().splitlines()]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_a_version_that_migrates_its_volume_and_dies_costs_the_old_one_nothing(
+    bench: ProcessBench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    config, data = tmp_path / "config.json", tmp_path / "data"
+    data.mkdir()
+    body = {"port": port, "interval_ms": 2, "source": {"kind": "simulated", "seed": 1}}
+    config.write_text(json.dumps(body))
+    mounts = {"/data": str(data), "/etc/opc-client/config.json": str(config)}
+    runtime, names = bench.runtime, []
+    for generation, (version, defect) in enumerate((("2.0.0", None), ("2.1.0", "bad-migration")), 1):
+        image = built(bench, tmp_path, version, defect)
+        await runtime.pull(image, ignore)
+        names.append(await runtime.create(ContainerSpec(generation, image, mounts)))
+    await runtime.start(names[0])
+    assert await healthy(port) == "2.0.0"
+    await runtime.prepare_snapshot(2, mounts)
+    await runtime.stop(names[0], 5000)
+    begin = time.perf_counter()
+    await runtime.snapshot(2, mounts)
+    took_ms = (time.perf_counter() - begin) * 1000
+    collected = (data / "samples.log").read_bytes()
+    await runtime.start(names[1])
+    await until((data / "format").exists)
+    await until(lambda: not bench.workloads())
+    assert not (data / "samples.log").exists(), "it has done its harm"
+    begin = time.perf_counter()
+    await runtime.restore_snapshot(2)
+    with capsys.disabled():
+        print(f" [copied in {took_ms:.1f} ms, back in {(time.perf_counter() - begin) * 1000:.1f} ms]", end="")
+    await runtime.start(names[0])
+    assert await healthy(port) == "2.0.0"
+    await runtime.stop(names[0], 5000)
+    after = (data / "samples.log").read_bytes()
+    assert after.startswith(collected)
+    numbers = [json.loads(line)["seq"] for line in after.splitlines()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    await runtime.remove_snapshot(2)
+    assert (tmp_path / ".data.discarded-2" / "samples.v2").exists()

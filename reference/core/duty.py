@@ -1,0 +1,163 @@
+"""Duty: what is done whether there is a job or not. Something trusted runs, and a version on probation proves itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reference.core.errors import Reason
+from reference.core.limits import Limits
+from reference.core.model import Container, ImageState, Installed, Phase, SnapshotState, World
+from reference.core.record import UpdateRecord, cleared
+from reference.core.steps import (
+    Create,
+    Journal,
+    Pull,
+    RemoveSnapshot,
+    RestoreSnapshot,
+    SetRestartPolicy,
+    Start,
+    Step,
+    Stop,
+    Sync,
+    Wait,
+)
+
+
+def idle(record: UpdateRecord, world: World, limits: Limits) -> Step:
+    """No job: begin the one that waits, else keep the installed version running."""
+    if record.queued is not None:
+        return begin(record)
+    if (step := _probation(record, world, limits)) is not None:
+        return step
+    if (wait := rest(world, limits)) is not None:
+        return wait
+    installed = _wanted(record, world, limits)
+    container = world.find(installed)
+    if (beside := world.running_beside(container)) is not None:
+        return Stop(beside.id)
+    if installed is None:
+        return Wait(limits.watch_ms, "nothing is installed")
+    if _neither(record, installed, container, world, limits):
+        return Journal(replace(record, duty=True))
+    if container is None or not container.running:
+        return _volume_back(record, world, limits) or bring_up(installed, container, world, limits)
+    if record.duty and container.stable(installed.health):
+        other = record.previous if installed == record.current else record.current
+        return Journal(replace(record, current=installed, previous=other, duty=False))
+    if record.duty and container.sick(installed.health):
+        return Stop(container.id)
+    if container.restart_policy != installed.restart_policy:
+        return SetRestartPolicy(container.id, installed.restart_policy)
+    if not record.duty and world.snapshots:
+        return RemoveSnapshot(min(world.snapshots))
+    return Wait(limits.poll_ms if record.duty else limits.watch_ms, "the installed version runs")
+
+
+def begin(record: UpdateRecord) -> Journal:
+    """The command that waited becomes the job."""
+    return Journal(replace(cleared(record), phase=Phase.ACCEPTED, job=record.queued, queued=None))
+
+
+def _probation(record: UpdateRecord, world: World, limits: Limits) -> Step | None:
+    """A new version has to be healthy for a while after its commit, boots included, or the one before comes back.
+
+    Its healthy time is journaled in coarse steps; a cut costs at most one of them. Between two steps it may be started
+    `probation_attempts` times by us and live through `boots` boots.
+    """
+    current, previous = record.current, record.previous
+    if record.probation_left_ms <= 0 or current is None or previous is None or record.duty:
+        return None
+    if world.images.get(previous.image.digest) is not ImageState.PRESENT:
+        return None  # There is nothing to fall back to without a network: go on with what there is.
+    if world.boot_id != record.boot_id:
+        boots = 0 if record.boot_id is None else record.boots + 1
+        if boots > limits.boots:
+            return _fall_back(record, current, previous, f"not healthy for long enough in {boots} boots")
+        return Journal(replace(record, boots=boots, boot_id=world.boot_id))
+    container = world.find(current)
+    if container is not None and container.running:
+        if world.survived_ms >= min(record.probation_left_ms, limits.probation_step_ms):
+            left_ms = max(0, record.probation_left_ms - world.survived_ms)
+            survived = replace(record, probation_left_ms=left_ms, boots=0)
+            return Journal(survived if left_ms else replace(survived, boot_id=None))
+        ill = container.sick(current.health) or container.unsteady(current.health)
+        if not ill and world.restores <= limits.probation_attempts:  # The last start gets its chance.
+            return None
+    if world.restores >= limits.probation_attempts or world.failures >= limits.restore_attempts:
+        return _fall_back(record, current, previous, f"not healthy after {world.restores} starts")
+    return Stop(container.id) if container is not None and container.running else None
+
+
+def _fall_back(record: UpdateRecord, current: Installed, previous: Installed, why: str) -> Journal:
+    """A local action: the job of `current` has ended and stays as it was reported."""
+    swapped = replace(record, current=previous, previous=current, boots=0, boot_id=None)
+    message = f"{current.image.version} on probation: {why}; back to {previous.image.version}"
+    return Journal(replace(swapped, probation_left_ms=0, reason=Reason.PROBATION_FAILED, message=message))
+
+
+def _neither(
+    record: UpdateRecord, installed: Installed, container: Container | None, world: World, limits: Limits
+) -> bool:
+    """Whether the version that came back after a failed probation cannot be healthy either: each has its turn then."""
+    if record.duty or record.reason is not Reason.PROBATION_FAILED:
+        return False
+    if container is None or not container.running:
+        return world.restores >= limits.restore_attempts
+    return container.sick(installed.health)
+
+
+def _wanted(record: UpdateRecord, world: World, limits: Limits) -> Installed | None:
+    """Current; in duty whichever of current and previous lives and is not sick, else each in its turn."""
+    current, previous = record.current, record.previous
+    if current is None or previous is None or not record.duty:
+        return current
+    for installed in (current, previous):
+        container = world.find(installed)
+        if container is not None and container.running and not container.sick(installed.health):
+            return installed
+    return previous if (world.restores // limits.restore_attempts) % 2 else current
+
+
+def bring_up(installed: Installed, container: Container | None, world: World, limits: Limits) -> Step:
+    """The next step towards a running container of it, with a wait between two starts."""
+    image = world.images.get(installed.image.digest)
+    if image is ImageState.BROKEN or (image is None and (container is None or refused(world))):
+        return Pull(installed.image)
+    if container is None:
+        return Create(installed.image, installed.generation)
+    if world.dirty:
+        return Sync()
+    wait_ms = restore_wait_ms(world, limits)
+    return Wait(wait_ms, "between two starts") if wait_ms > 0 else Start(container.id, trusted=True)
+
+
+def restore_volume(world: World) -> Step | None:
+    """A snapshot that was taken for a trial, and not brought back yet, comes back before anything runs on the volume."""
+    taken = (g for g, state in sorted(world.snapshots.items()) if state is SnapshotState.TAKEN)
+    generation = next(taken, None)
+    return RestoreSnapshot(generation) if generation is not None else None
+
+
+def _volume_back(record: UpdateRecord, world: World, limits: Limits) -> Step | None:
+    """In duty, what the rollback could not do; a copy that cannot be brought back does not keep the client down."""
+    step = restore_volume(world) if record.duty and record.attempts < limits.restore_attempts else None
+    if step is not None and world.error is not None and not world.error.trusted:
+        return Journal(replace(record, attempts=record.attempts + 1))
+    return step
+
+
+def refused(world: World) -> bool:
+    """Whether the last act was a start that the engine refused."""
+    return world.error is not None and world.error.reason is Reason.START_REFUSED
+
+
+def rest(world: World, limits: Limits, reason: Reason | None = None) -> Wait | None:
+    """The wait that is left after a failure, if any."""
+    wait_ms = limits.backoff_ms(world.failures, world.jitter_permille, reason) - world.since_failure_ms
+    return Wait(wait_ms, "after a failure") if world.failures > 0 and wait_ms > 0 else None
+
+
+def restore_wait_ms(world: World, limits: Limits) -> int:
+    """The wait that is left between two starts of a trusted version."""
+    wait_ms = limits.backoff_ms(world.restores, world.jitter_permille) - world.since_restore_ms
+    return wait_ms if world.restores > 0 else 0
