@@ -9,10 +9,10 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help setup demo test lint format verify bench lock clean
+.PHONY: help setup demo test lint format verify bench bench-api lock clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv from the hash-pinned lock (free when it is already there)
 
@@ -53,6 +53,9 @@ verify: setup ## what is too long for every push: the demo many times over, with
 
 bench: setup ## measure, against a floor measured in the same run
 	@$(BIN)/python tools/bench.py
+
+bench-api: setup ## measure the API, the way to the devices and the registry, against floors in the same run
+	@$(BIN)/python -m tools.bench_api
 
 lock: ## pin the dependencies again, with hashes and without addresses
 	@bash tools/lock

@@ -27,6 +27,7 @@ from reference.core.delivery import Memory
 from reference.core.model import Command, Health, Image, Phase, World
 from reference.core.update import UpdateRecord, decide
 from reference.demo.bench import OLD, Bench
+from reference.demo.front import Front
 from reference.demo.observer import ask
 from reference.demo.run import LIMITS, install
 from reference.edge.journal import Journal
@@ -104,22 +105,24 @@ async def updates(folder: Path) -> list[dict[str, object]]:
     downtimes: list[float] = []
     rollbacks: list[float] = []
     outages: list[float] = []
+    front = Front()  # Not in the way: nothing fails on purpose here.
     async with Stack(folder / "stack") as stack, stack.api() as api:
         for version, defect in ((OLD, None), ("2.0.0", None), ("2.0.1-crash", "crash-on-start")):
             await stack.publish(version, defect)
         device = await stack.add_device("bench", LIMITS)
         await install(stack, device, api)
         for number in range(ROUNDS):
-            bench = Bench(stack, device, api, lambda _: None)
-            await bench.finish(await bench.command("2.0.0" if number % 2 == 0 else OLD))
+            before, after = (OLD, "2.0.0") if number % 2 == 0 else ("2.0.0", OLD)
+            bench = Bench(stack, device, api, front, after, before, lambda _: None)
+            await bench.finish(await bench.command())
             downtimes.append(_observed(bench))
             print(f"\rupdate {number + 1}/{ROUNDS}", end="", file=sys.stderr)
         running = ask(device.client_port).version or OLD
         began = time.time() * 1000
         answers = []
         for number in range(ROUNDS):
-            bench = Bench(stack, device, api, lambda _: None)
-            await bench.finish(await bench.command("2.0.1-crash"))
+            bench = Bench(stack, device, api, front, "2.0.1-crash", running, lambda _: None)
+            await bench.finish(await bench.command())
             outages.append(_observed(bench))
             answers.append(bench.seen)
             print(f"\rrollback {number + 1}/{ROUNDS}", end="", file=sys.stderr)

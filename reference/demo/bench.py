@@ -10,9 +10,10 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ from reference.pki.authority import DevelopmentCA
 from reference.pki.names import SERVICE_NAME
 from reference.protocol import topics
 from reference.stack import HOST, Device, Stack
+from reference.support.files import write_durably
 from reference.support.mqtt import Connected, MqttLink, TlsFiles
 
 OLD, NEW = "1.0.0", "2.0.0"
@@ -136,6 +138,13 @@ class Bench:
             await self.device.agent.stop()
         self.mark("agent stopped")
 
+    async def reconfigure(self, **settings: object) -> None:
+        """Change the agent's configuration, and start it again."""
+        await self.stop_agent()
+        config = json.loads(self.device.config.read_bytes())
+        write_durably(self.device.config, json.dumps({**config, **settings}, indent=1).encode())
+        await self.stack.start_agent(self.device)
+
     async def pause_at(self, phase: Phase) -> None:
         """Run the device's agent so that it stands still once `phase` is durable."""
         if self.device.agent is not None:
@@ -178,6 +187,16 @@ class Bench:
         """The very bytes of a job's command, from the service's outbox."""
         return await asyncio.to_thread(_stored_command, self.stack, job_id)
 
+    @contextlib.contextmanager
+    def database_taken(self) -> Iterator[None]:
+        """Keep the service's database (SQLite) from being written, as a second process would."""
+        with closing(sqlite3.connect(database_file(self.stack), isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            finally:
+                connection.execute("ROLLBACK")
+
     async def deliver(self, *payloads: bytes) -> None:
         """Publish bytes as commands to the device.
 
@@ -218,8 +237,13 @@ class Bench:
         return client_processes(os.fsencode(str(self.device.state_dir / "engine")))
 
 
+def database_file(stack: Stack) -> Path:
+    """Where the service keeps its database, when that is SQLite."""
+    return next((stack.data / "service").glob("*.db"))
+
+
 def _stored_command(stack: Stack, job_id: str) -> bytes:
-    database = next((stack.data / "service").glob("*.db"))
+    database = database_file(stack)
     with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
         row = connection.execute(
             "SELECT payload FROM outbox WHERE job = ? AND kind = 'update'", (job_id,)

@@ -26,7 +26,7 @@ def timeline(bench: Bench, own: list[HistoryEntry]) -> dict[str, object]:
     zero = min(instants)
     end = max([at for at, _ in bench.marks] + [a.answered_ms for a in answers[-1:]])
     phases: list[Stretch] = []
-    for entry, later in zip(own, [*own[1:], None], strict=True):
+    for entry, later in zip(own, [*own[1:], None], strict=False):
         until = later.at_ms if later is not None else entry.at_ms
         if phases and phases[-1]["what"] == entry.phase.value:
             phases[-1]["to"] = _since(zero, until)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from reference.broker.mosquitto_files import add_device as allow_device
 from reference.core.errors import BlackstartError, InputError, ServiceError
 from reference.core.model import Health
 from reference.edge.runtimes.process import ProcessRuntime
@@ -118,12 +119,18 @@ class Stack:
     registry_port: int = 0
     seed: int | None = None
     agents: Agents = DEFAULT_AGENTS
+    broker: str = "amqtt"
+    """`amqtt` (embedded) or `mosquitto` (installed): what the broker's `--kind` takes."""
+    database: str | None = None
+    """URL of the service's database; SQLite in the folder without one."""
     digests: dict[str, str] = field(default_factory=dict)
     """Of the published versions."""
     devices: dict[str, Device] = field(default_factory=dict)
     _parts: dict[str, ManagedProcess] = field(default_factory=dict)
     _registries: dict[str, RegistryHandle] = field(default_factory=dict)
     broker_port: int = 0
+    mqtt_version: str = "3.1.1"
+    """What the broker speaks, as it says itself."""
     _lock: int | None = None
 
     async def __aenter__(self) -> Stack:
@@ -170,25 +177,34 @@ class Stack:
         self._lock = lock
 
     async def start_broker(self) -> None:
-        """Start the broker, or start it again on the same port."""
-        server = DevelopmentCA.open_or_create(self.data / "ca").issue_server("broker")
-        self.broker_port = await self._start_part(
-            "broker", "reference.broker", "--port", str(self._remembered("broker")),
+        """Start the broker, or start it again on the same port. Raises InputError when it is not installed."""
+        authority = DevelopmentCA.open_or_create(self.data / "ca")
+        server = authority.issue_server("broker")
+        said = await self._start_part(
+            "broker", "reference.broker", "--kind", self.broker, "--port", str(self._remembered("broker")),
             "--ca", str(server.ca), "--cert", str(server.cert), "--key", str(server.key),
+            "--crl", str(authority.revoked), "--data", str(self._broker_data),
         )  # fmt: skip
+        self.broker_port, self.mqtt_version = _port(said), str(said.get("mqttVersion") or self.mqtt_version)
+
+    @property
+    def _broker_data(self) -> Path:
+        return self.data / "broker"
 
     async def start_service(self) -> None:
         """Start the management service, or start it again on the same port."""
         authority = DevelopmentCA.open_or_create(self.data / "ca")
         files = authority.issue_service()
         signing = command_signing_key(self.data / "signing")
-        self.service_port = await self._start_part(
+        database = ("--database", self.database) if self.database is not None else ()
+        said = await self._start_part(
             "service", "reference.service",
             "--data", str(self.data / "service"), "--port", str(self.service_port),
-            "--broker-host", HOST, "--broker-port", str(self.broker_port),
+            "--broker-host", HOST, "--broker-port", str(self.broker_port), "--mqtt-version", self.mqtt_version,
             "--ca", str(files.ca), "--cert", str(files.cert), "--key", str(files.key),
-            "--signing-key", str(signing.private),
+            "--signing-key", str(signing.private), "--ca-dir", str(self.data / "ca"), *database,
         )  # fmt: skip
+        self.service_port = _port(said)
 
     async def stop_part(self, name: str) -> None:
         """Stop `broker`, `service` or a registry."""
@@ -226,7 +242,7 @@ class Stack:
             "--port",
             str(port or self._remembered(name)),
         ]
-        port = await self._start_part(name, "reference.registry", *arguments)
+        port = _port(await self._start_part(name, "reference.registry", *arguments))
         handle = RegistryHandle(self._parts[name], f"{HOST}:{port}", pull, push)
         self._registries[name] = handle
         return handle
@@ -269,6 +285,11 @@ class Stack:
             raise ServiceError(f"the client {client_id} could not be registered: {answer.text}")
         return device
 
+    def allow(self, client_id: str) -> None:
+        """Give a device its rights at the broker, where the broker keeps a list of them."""
+        if self.broker == "mosquitto":
+            allow_device(self._broker_data, self.tenant, client_id)
+
     def _write_device(
         self, device: Device, limits: Mapping[str, int], settings: Mapping[str, object]
     ) -> None:
@@ -284,7 +305,9 @@ class Stack:
         broker = {
             "host": HOST, "port": self.broker_port,
             "ca": str(certificate.ca), "cert": str(certificate.cert), "key": str(certificate.key),
+            "mqtt_version": self.mqtt_version,
         }  # fmt: skip
+        self.allow(device.client_id)
         registries = [
             {"host": r.host, "plain_http": True, "username": REGISTRY_USER, "password": r.pull_password}
             for r in self._registries.values()
@@ -404,23 +427,21 @@ class Stack:
     def _held(self) -> tuple[int, ...]:
         return () if self._lock is None else (self._lock,)
 
-    async def _start_part(self, name: str, module: str, *arguments: str) -> int:
+    async def _start_part(self, name: str, module: str, *arguments: str) -> Mapping[str, object]:
         process = await start_module(
             module, *arguments, log_path=self.data / "logs" / f"{name}.log", keep_open=self._held()
         )
         self._parts[name] = process
         try:
-            port = (await process.ready()).get("port")
+            said = dict(await process.ready())
         except ProcessError as error:
             if (
                 process.returncode == 2
             ):  # Every part's word for what it was given: a port that is taken, for one.
                 raise InputError(error.what, where=error.where) from None
             raise
-        if not isinstance(port, int):
-            raise ServiceError(f"{name} did not say its port", where=module)
-        self._remember(name, port)
-        return port
+        self._remember(name, _port(said))
+        return said
 
     def _remembered(self, name: str) -> int:
         """The port that a part had: versions and devices name it, so it stays the same over starts."""
@@ -435,6 +456,14 @@ class Stack:
             kept_port(read_object(self.data / "devices" / client_id / "client.json").get("port"))
             or free_port()
         )
+
+
+def _port(said: Mapping[str, object]) -> int:
+    """The port that a part says it listens on."""
+    port = said.get("port")
+    if not isinstance(port, int):
+        raise ServiceError("a part did not say its port")
+    return port
 
 
 __all__ = [

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from xml.etree import ElementTree
 
+from reference.demo.bench import Bench
+from reference.demo.observer import Seen
 from reference.demo.report import page, picture
 from reference.demo.stories import STORIES
+from reference.demo.timeline import timeline
 
 TIMELINE: dict[str, object] = {
     "length_ms": 1000.0,
@@ -72,6 +78,14 @@ def test_what_a_part_says_is_text_and_never_markup() -> None:
 def test_a_failure_says_why_beside_its_picture() -> None:
     evidence = {"about": "a story", "problems": ["the API says x, expected y"], "timeline": TIMELINE}
     assert "the API says x, expected y" in _page(_story(verdict="fail", evidence=evidence))
+
+
+def test_a_story_that_was_never_seen_to_begin_has_an_empty_timeline(tmp_path: Path) -> None:
+    device = SimpleNamespace(samples=tmp_path / "none")
+    bench = SimpleNamespace(seen=Seen(), marks=[], device=device, begins=None)
+    assert timeline(cast("Bench", bench), [])["length_ms"] == 0
+    bench.marks = [(1000.0, "update"), (1500.0, "killed")]
+    assert timeline(cast("Bench", bench), [])["length_ms"] == 500
 
 
 def test_stories_have_names_of_their_own_and_devices_of_their_own() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from reference.demo.bench import Bench
+from reference.core.errors import Reason
+from reference.core.model import Outcome
+from reference.demo.bench import OLD, Bench
 from reference.demo.story import Story
 from reference.edge.main import journal_path
 from reference.edge.settings import load_settings
+
+NO_DISK_HAS_BYTES = 2**40
+"""A reserve (1 TiB) that the disk of a demo cannot keep: for the updater the same as a disk that others have filled."""
 
 
 async def _corrupt_journal(bench: Bench) -> None:
@@ -24,6 +29,15 @@ async def _corrupt_journal(bench: Bench) -> None:
     await bench.finish(await bench.command())
 
 
+async def _disk_full(bench: Bench) -> None:
+    await bench.reconfigure(disk_margin_bytes=NO_DISK_HAS_BYTES)
+    await bench.finish(await bench.command())
+
+
 STORIES: tuple[Story, ...] = (
     Story("corrupt-journal", "the journal is damaged on the disk", _corrupt_journal),
-)
+    Story(
+        "disk-full", "what has to stay free on the device's disk is not", _disk_full, Outcome.FAILED,
+        Reason.DISK_FULL, runs=OLD, touches_client=False,
+    ),
+)  # fmt: skip
