@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from reference.registry.errors import Code, Refusal
 
@@ -14,7 +15,7 @@ def wanted(header: str | None, size: int) -> tuple[int, int] | None:
     """First byte and count of a single range; None for the whole content.
 
     A header that is malformed or asks for several ranges is ignored, as the RFC allows. Raises Refusal (416) for a
-    range outside the content.
+    range outside the content, or one that ends before it begins.
     """
     match = _DOWNLOAD.fullmatch(header.strip()) if header is not None else None
     if match is None or match.group(0) == "bytes=-":
@@ -24,22 +25,25 @@ def wanted(header: str | None, size: int) -> tuple[int, int] | None:
         start, end = max(0, size - int(last)), size - 1
     else:
         start, end = int(first), min(int(last), size - 1) if last else size - 1
-        if last and int(last) < int(first):
-            return None
-    if start >= size or (first == "" and int(last) == 0):
+    if start >= size or end < start or (first == "" and int(last) == 0):
         raise Refusal(Code.RANGE_INVALID, f"there are {size} bytes", {"Content-Range": f"bytes */{size}"})
     return start, end - start + 1
 
 
-def check_chunk(header: str | None, offset: int, length: str | None) -> None:
-    """Whether a chunk continues an upload that has `offset` bytes. Raises Refusal (416, 400)."""
+def check_chunk(header: str | None, offset: int, length: str | None, state: Mapping[str, str]) -> int | None:
+    """How many bytes a chunk has to bring that continues an upload of `offset` bytes; None: it does not say.
+
+    `state` are the headers that tell where the upload is. Raises Refusal (416 with them, 400).
+    """
     if header is None:
-        return
-    match = _CHUNK.fullmatch(header.strip())
+        return None
+    match = _CHUNK.fullmatch(header.strip().removeprefix("bytes "))
     if match is None:
-        raise Refusal(Code.RANGE_INVALID, "Content-Range has to be FIRST-LAST")
+        raise Refusal(Code.RANGE_INVALID, "Content-Range has to be FIRST-LAST", state)
     first, last = int(match[1]), int(match[2])
     if first != offset:
-        raise Refusal(Code.RANGE_INVALID, f"the upload has {offset} bytes: go on there")
-    if last < first or (length is not None and length.isdigit() and int(length) != last - first + 1):
+        raise Refusal(Code.RANGE_INVALID, f"the upload has {offset} bytes: go on there", state)
+    count = last - first + 1
+    if count < 1 or (length is not None and length.isdigit() and int(length) != count):
         raise Refusal(Code.SIZE_INVALID, "Content-Range and Content-Length do not agree")
+    return count

@@ -19,7 +19,9 @@ from types import FrameType
 import uvicorn
 
 from reference.core.errors import InputError
+from reference.registry.access import Access, Scheme
 from reference.registry.app import MAX_BLOB_BYTES, create_app
+from reference.registry.collect import GRACE_S, Periodic
 from reference.registry.storage import Storage
 from reference.registry.users import RegistryUsers
 
@@ -29,7 +31,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
-    """How a registry runs. Port 0 lets the system choose. Exactly one of `users_file` and `no_auth`."""
+    """How a registry runs. Port 0 lets the system choose. Exactly one of `users_file` and `no_auth`.
+
+    `gc_every_s` 0: garbage is collected only by `python -m reference.registry gc`.
+    """
 
     data: Path
     port: int
@@ -39,6 +44,11 @@ class RegistrySettings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     max_blob_bytes: int = MAX_BLOB_BYTES
+    scheme: Scheme = Scheme.BASIC
+    anonymous_pull: bool = False
+    token_realm: str | None = None
+    gc_every_s: int = 0
+    gc_grace_s: int = GRACE_S
 
     def check(self) -> None:
         """Raises InputError for settings that contradict each other or would be unsafe."""
@@ -48,6 +58,9 @@ class RegistrySettings:
             raise InputError("excludes --users", where="--no-auth", todo="Give one of them.")
         if not self.no_auth and self.users_file is None:
             raise InputError("nobody could pull", where="registry", todo="Give --users FILE, or --no-auth.")
+        self._check_access()
+        if self.gc_every_s < 0 or self.gc_grace_s < 0:
+            raise InputError("is less than no time", where="--gc-every, --gc-grace")
         if (self.tls_cert is None) is not (self.tls_key is None):
             raise InputError("only one of the two is given", where="--tls-cert, --tls-key")
         if is_loopback(self.host):
@@ -64,6 +77,19 @@ class RegistrySettings:
                 where="--host",
                 todo="Give --tls-cert and --tls-key.",
             )
+
+    def _check_access(self) -> None:
+        if self.no_auth and (self.scheme is Scheme.TOKEN or self.anonymous_pull):
+            raise InputError(
+                "makes no sense where nobody has an account",
+                where="--auth, --anonymous-pull",
+                todo="Give --users.",
+            )
+        realm = self.token_realm
+        if realm is not None and (
+            not realm.startswith(("http://", "https://")) or set(realm) & set('" ,\\\r\n')
+        ):
+            raise InputError(f"{realm!r} is not an address", where="--token-realm", todo="Give http(s)://...")
 
 
 def is_loopback(host: str) -> bool:
@@ -85,8 +111,10 @@ def serve(settings: RegistrySettings, *, on_ready: Callable[[int], None] | None 
     storage = Storage(settings.data)
     try:
         listener = _listen(settings.host, settings.port)
-        with contextlib.closing(listener):
-            app = create_app(storage, users, max_blob_bytes=settings.max_blob_bytes)
+        collector = Periodic(storage, every_s=settings.gc_every_s, grace_s=settings.gc_grace_s)
+        with contextlib.closing(listener), collector:
+            access = Access(users, settings.scheme, settings.anonymous_pull, settings.token_realm)
+            app = create_app(storage, access, max_blob_bytes=settings.max_blob_bytes)
             _uvicorn_log.setLevel(logging.ERROR)  # Strangers' bad requests are answered, not logged.
             server = _Server(_config(app, settings), on_ready or say_ready)
             server.run(sockets=[listener])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fnmatch
 import hashlib
 import hmac
 import os
@@ -24,26 +25,48 @@ MAX_PASSWORD_BYTES = 1024
 # OWASP, Password Storage Cheat Sheet: scrypt with N=2^15, r=8, p=3 (32 MiB, about 0.2 s); cached once verified.
 _N, _R, _P, _MEMORY = 1 << 15, 8, 3, 64 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
-_KNOWN = frozenset({"name", "salt", "scrypt", "push"})
+_KNOWN = frozenset({"name", "salt", "scrypt", "push", "delete", "repositories"})
+MAX_PATTERNS = 100
+_PATTERN = re.compile(r"[a-z0-9._*/-]{1,255}")
+ACTIONS = ("pull", "push", "delete")
+"""What can be done to a repository; the words of Docker's token scopes."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One account. Everyone may pull; `push` is the right to change what is stored."""
+    """One account. It may pull; `push` is the right to add, `delete` (if not said: as `push`) the right to remove.
+
+    All that in the repositories that one of `repositories` matches, where `*` stands for anything, `/` included.
+    """
 
     name: str
     salt: bytes
     hash: bytes
     push: bool
+    delete: bool | None = None
+    repositories: tuple[str, ...] = ("*",)
+
+    def may(self, action: str, repository: str) -> bool:
+        """Whether the account may do one of ACTIONS in a repository."""
+        if not any(fnmatch.fnmatchcase(repository, pattern) for pattern in self.repositories):
+            return False
+        if action == "delete":
+            return self.push if self.delete is None else self.delete
+        return action == "pull" or (action == "push" and self.push)
 
     def as_json(self) -> dict[str, object]:
         """The entry in the file."""
-        return {
+        entry: dict[str, object] = {
             "name": self.name,
             "salt": base64.b64encode(self.salt).decode(),
             "scrypt": base64.b64encode(self.hash).decode(),
             "push": "yes" if self.push else "no",
         }
+        if self.delete is not None:
+            entry["delete"] = "yes" if self.delete else "no"
+        if self.repositories != ("*",):
+            entry["repositories"] = list(self.repositories)
+        return entry
 
 
 def _hash(password: str, salt: bytes) -> bytes:
@@ -51,14 +74,24 @@ def _hash(password: str, salt: bytes) -> bytes:
     return hashlib.scrypt(secret, salt=salt, n=_N, r=_R, p=_P, maxmem=_MEMORY, dklen=32)
 
 
-def make_user(name: str, password: str, *, push: bool = False) -> User:
+def make_user(
+    name: str,
+    password: str,
+    *,
+    push: bool = False,
+    delete: bool | None = None,
+    repositories: tuple[str, ...] = ("*",),
+) -> User:
     """A new account with a fresh salt. Raises InputError."""
     if _NAME.fullmatch(name) is None:
         raise InputError(f"{name!r} cannot be a user name", todo="Use letters, digits and . _ @ -.")
     if not password or len(password.encode(errors="surrogateescape")) > MAX_PASSWORD_BYTES:
         raise InputError(f"the password is empty or longer than {MAX_PASSWORD_BYTES} bytes", where=name)
+    for pattern in repositories:
+        if _PATTERN.fullmatch(pattern) is None:
+            raise InputError(f"{pattern!r} is no pattern of repository names", where=name)
     salt = secrets.token_bytes(16)
-    return User(name, salt, _hash(password, salt), push)
+    return User(name, salt, _hash(password, salt), push, delete, repositories)
 
 
 @dataclass(slots=True)
@@ -126,10 +159,21 @@ def _user(fields: Fields) -> User:
     name = fields.text("name")
     if _NAME.fullmatch(name) is None:
         fields.refuse("name", "is not a user name")
-    push = fields.text("push", "no")
-    if push not in ("yes", "no"):
-        fields.refuse("push", "is neither yes nor no")
-    return User(name, _base64(fields, "salt", 16), _base64(fields, "scrypt", 32), push == "yes")
+    patterns: tuple[str, ...] = ("*",)
+    if fields.has("repositories"):
+        patterns = fields.texts("repositories")
+        if len(patterns) > MAX_PATTERNS or not all(_PATTERN.fullmatch(pattern) for pattern in patterns):
+            fields.refuse("repositories", "is no list of patterns of repository names")
+    delete = _yes(fields, "delete") if fields.has("delete") else None
+    salt, digest = _base64(fields, "salt", 16), _base64(fields, "scrypt", 32)
+    return User(name, salt, digest, _yes(fields, "push"), delete, patterns)
+
+
+def _yes(fields: Fields, key: str) -> bool:
+    word = fields.text(key, "no")
+    if word not in ("yes", "no"):
+        fields.refuse(key, "is neither yes nor no")
+    return word == "yes"
 
 
 def _base64(fields: Fields, key: str, length: int) -> bytes:

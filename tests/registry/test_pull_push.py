@@ -186,10 +186,10 @@ def test_ranges(http: httpx.Client, name: str) -> None:
         answer = http.get(url, headers={"Range": header})
         assert (answer.status_code, answer.content) == (206, want), header
         assert answer.headers["content-range"] == said
-    for ignored in ("bytes=5-2", "bytes=-", "bytes=0-1,4-5", "lines=1-2", "bytes=a-b"):
+    for ignored in ("bytes=-", "bytes=0-1,4-5", "lines=1-2", "bytes=a-b"):
         answer = http.get(url, headers={"Range": ignored})
         assert (answer.status_code, answer.content) == (200, data), ignored
-    for beyond in ("bytes=10-", "bytes=99-100", "bytes=-0"):
+    for beyond in ("bytes=5-2", "bytes=10-", "bytes=99-100", "bytes=-0"):
         answer = http.get(url, headers={"Range": beyond})
         assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */10"), beyond
     empty = f"/v2/{name}/blobs/{push_blob(http, name, b'')}"
@@ -215,7 +215,7 @@ def test_manifests_are_checked(http: httpx.Client, name: str) -> None:
         ("1", good.to_bytes(), {"Content-Type": m.DOCKER_MANIFEST}, 400, "MANIFEST_INVALID"),
         ("1", good.to_bytes(), {"Content-Type": "text/plain"}, 400, "MANIFEST_INVALID"),
         (ABSENT, good.to_bytes(), oci, 400, "DIGEST_INVALID"),
-        ("1", b" " * (m.MAX_MANIFEST_BYTES + 1), oci, 413, "SIZE_INVALID"),
+        ("1", b" " * (m.MAX_MANIFEST_BYTES + 1), oci, 413, "MANIFEST_INVALID"),
         (".bad", good.to_bytes(), oci, 400, "MANIFEST_INVALID"),
     ):
         answer = put(reference, data, headers)
