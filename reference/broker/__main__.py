@@ -18,7 +18,7 @@ from reference.broker.capabilities import CAPABILITIES
 from reference.broker.mosquitto import Address, Mosquitto
 from reference.broker.revoked import WATCH_S, Watched, read_revoked
 from reference.broker.server import GuardedBroker, bind, server_context
-from reference.broker.settings import BrokerSettings, from_process
+from reference.broker.settings import PROGRAM, BrokerSettings, from_process
 from reference.core.errors import BlackstartError, InputError
 from reference.support.logging import configure
 
@@ -101,10 +101,10 @@ async def _serve(settings: BrokerSettings) -> None:
     log.info("ended")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, program: str = PROGRAM) -> int:
     """Run until told to end; the exit code."""
     try:
-        settings = from_process(argv)
+        settings = from_process(argv, program)
         configure("broker", settings.log_level)
         # It warns of each refusal that we have logged with its reason.
         logging.getLogger("amqtt").setLevel(logging.ERROR)

@@ -13,6 +13,7 @@ from reference.broker.capabilities import Kind
 from reference.broker.mosquitto_files import TlsServerFiles
 from reference.core.errors import InputError
 
+PROGRAM = "python -m reference.broker"
 ENVIRONMENT = "BLACKSTART_BROKER_"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -58,10 +59,12 @@ class BrokerSettings:
         return tuple(word for name, value in given.items() if value for word in (f"--{name}", value))
 
 
-def read_settings(arguments: Sequence[str] | None, environment: Mapping[str, str]) -> BrokerSettings:
+def read_settings(
+    arguments: Sequence[str] | None, environment: Mapping[str, str], program: str = PROGRAM
+) -> BrokerSettings:
     """Raises `InputError` for values that cannot be; SystemExit, as argparse does, for bad usage and `--help`."""
     parser = argparse.ArgumentParser(
-        prog="python -m reference.broker", description="The MQTT broker.", allow_abbrev=False,
+        prog=program, description="The MQTT broker.", allow_abbrev=False,
         epilog=f"Each also as {ENVIRONMENT}NAME in the environment, and as `name = value` in the file (TOML).",
     )  # fmt: skip
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (TOML)")
@@ -129,6 +132,6 @@ def _checked(found: Mapping[str, str]) -> BrokerSettings:
     return BrokerSettings(kind, found["host"], port, files, Path(data) if data else None, found["log-level"])
 
 
-def from_process(arguments: Sequence[str] | None) -> BrokerSettings:
+def from_process(arguments: Sequence[str] | None, program: str = PROGRAM) -> BrokerSettings:
     """As this process was started. Raises what `read_settings` raises."""
-    return read_settings(arguments, os.environ)
+    return read_settings(arguments, os.environ, program)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,15 +48,46 @@ class Api:
         """GET; raises BlackstartError with the problem's reason."""
         return self._ask("GET", path, params=query)
 
-    def post(self, path: str, body: object) -> dict[str, object]:
+    def post(self, path: str, body: object = None) -> dict[str, object]:
         """POST; raises BlackstartError with the problem's reason."""
         return self._ask("POST", path, json=body)
 
-    def _ask(self, method: str, path: str, params: object = None, json: object = None) -> dict[str, object]:
+    def order(self, path: str, body: object, supersede: bool = False) -> dict[str, object]:
+        """POST what must not be done twice: one that gets no answer is sent again, once, with the same key."""
+        import uuid
+
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        params = {"supersede": "true"} if supersede else None
+        try:
+            return self._ask("POST", path, params=params, json=body, headers=headers)
+        except ServiceError:
+            return self._ask("POST", path, params=params, json=body, headers=headers)
+
+    def events(self, after: int | None, *, follow: bool) -> Iterator[object]:
+        """What has happened since, and with `follow` what happens; raises BlackstartError."""
+        query: dict[str, str] = {} if after is None else {"after": str(after)}
+        while True:
+            if follow:
+                query["waitMs"] = str(int(TIMEOUT_S * 500))
+            page = self.get("/api/v1/events", **query)
+            items = page.get("items")
+            yield from items if isinstance(items, list) else []
+            if not follow and not items:
+                return
+            query["after"] = str(page.get("next"))
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        params: object = None,
+        json: object = None,
+        headers: dict[str, str] | None = None,
+    ) -> dict[str, object]:
         import httpx
 
         try:
-            answer = self._http.request(method, path, params=params, json=json)  # type: ignore[arg-type]
+            answer = self._http.request(method, path, params=params, json=json, headers=headers)  # type: ignore[arg-type]
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise InputError(
                 f"not an address: {error}", where="--url", todo="Give http://HOST:PORT."

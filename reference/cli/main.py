@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from reference.cli import parts
 from reference.cli.api import DEFAULT_DATA, Api
 from reference.cli.output import BAD_INPUT, FAILED, UNKNOWN, show_json, show_table, spoken
 
 app = typer.Typer(
     name="blackstart",
     help="Update software on fleets of edge devices, and prove that the update survives anything.\n\n"
-    "Start with `blackstart demo` (every promise, shown in half a minute) or `blackstart up` (the whole stack, to try).\n\n"
+    "Start with `blackstart demo` (every promise, shown in a minute) or `blackstart up` (the whole stack, to try).\n\n"
     "Exit codes: 0 good, 1 the thing failed, 2 bad usage or input, 3 unknown.",
     no_args_is_help=True,
     add_completion=False,
@@ -50,13 +51,22 @@ JOB_COLUMNS = {
 def up(
     data: Data = DEFAULT_DATA,
     port: Annotated[int, typer.Option(help="Port of the API.", min=0, max=65535)] = 8080,
+    broker: Annotated[
+        str, typer.Option(help="amqtt (embedded) or mosquitto (installed; MQTT 5, keeps sessions).")
+    ] = "amqtt",
+    database: Annotated[
+        str | None,
+        typer.Option(
+            help="postgresql+psycopg://... for the service; SQLite without it.", envvar="BLACKSTART_DATABASE"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole stack here, in the foreground, with one device, until Ctrl-C."""
     with spoken():
         from reference.cli.up import run_up
 
-        run_up(data, port, as_json)
+        run_up(data, port, as_json, broker, database)
 
 
 @app.command()
@@ -66,6 +76,7 @@ def clients(as_json: AsJson = False, url: Url = None, token: Token = None, data:
         found = Api(url, token, data).get("/api/v1/clients")
         columns = {
             "CLIENT": "clientId",
+            "PRESENCE": "presence",
             "RUNS": "runningVersion",
             "DIGEST": "runningDigest",
             "LAST SEEN": "lastSeenAt",
@@ -119,6 +130,7 @@ def update(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end; exit 1 unless it succeeded.")
     ] = False,
+    supersede: Annotated[bool, typer.Option("--supersede", help="Put an open job aside.")] = False,
     as_json: AsJson = False,
     url: Url = None,
     token: Token = None,
@@ -127,12 +139,75 @@ def update(
     """Update a client to a version."""
     with spoken():
         api = Api(url, token, data)
-        answer = api.post(f"/api/v1/clients/{_segment(client)}/update", {"targetVersion": to})
-        job_id = str(answer.get("jobId"))
-        if not wait:
-            show_json(answer) if as_json else print(f"job {job_id}; follow it: blackstart job {job_id}")
-            return
-        _end_with(_follow(api, job_id, quiet=as_json), as_json)
+        body = {"targetVersion": to}
+        _started(api, api.order(f"/api/v1/clients/{_segment(client)}/update", body, supersede), wait, as_json)
+
+
+@versions_app.command("withdraw")
+def versions_withdraw(
+    version: Annotated[str, typer.Argument(help="Its name, e.g. 2.1.0")],
+    restore: Annotated[bool, typer.Option("--restore", help="Let it be ordered again.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    token: Token = None,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Let no update order a version any more."""
+    with spoken():
+        what = "restore" if restore else "withdraw"
+        found = Api(url, token, data).post(f"/api/v1/versions/{_segment(version)}/{what}")
+        show_json(found) if as_json else print(f"{version} is {'restored' if restore else 'withdrawn'}")
+
+
+@app.command()
+def rollback(
+    client: Annotated[str, typer.Argument(help="The client's id.")],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end; exit 1 unless it succeeded.")
+    ] = False,
+    supersede: Annotated[bool, typer.Option("--supersede", help="Put an open job aside.")] = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    token: Token = None,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Bring a client back to the version that it ran before."""
+    with spoken():
+        api = Api(url, token, data)
+        _started(
+            api, api.order(f"/api/v1/clients/{_segment(client)}/rollback", None, supersede), wait, as_json
+        )
+
+
+@app.command()
+def cancel(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job's id.")],
+    as_json: AsJson = False,
+    url: Url = None,
+    token: Token = None,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Cancel a job. A device that has begun to switch finishes all the same."""
+    with spoken():
+        _show_job(Api(url, token, data).post(f"/api/v1/jobs/{_segment(job_id)}/cancel"), as_json)
+
+
+@app.command()
+def events(
+    after: Annotated[
+        int | None, typer.Option(help="Begin behind this one; 0: all that are kept. Default: from now on.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    url: Url = None,
+    token: Token = None,
+    data: Data = DEFAULT_DATA,
+) -> None:
+    """Print what happens, one JSON document a line."""
+    with spoken():
+        import json
+
+        for event in Api(url, token, data).events(after, follow=follow):
+            print(json.dumps(event), flush=True)
 
 
 @app.command()
@@ -257,6 +332,9 @@ def registry(
         serve(settings, on_ready=say_ready if as_json else ready)
 
 
+parts.add_to(app)
+
+
 def run() -> None:
     """The console command's entry."""
     app()
@@ -284,6 +362,14 @@ def _show_job(found: dict[str, object], as_json: bool) -> None:
     reason = found.get("reason")
     if isinstance(reason, dict) and reason.get("message"):
         print(f"\n{reason['message']}")
+
+
+def _started(api: Api, answer: dict[str, object], wait: bool, as_json: bool) -> None:
+    job_id = str(answer.get("jobId"))
+    if not wait:
+        show_json(answer) if as_json else print(f"job {job_id}; follow it: blackstart job {job_id}")
+        return
+    _end_with(_follow(api, job_id, quiet=as_json), as_json)
 
 
 def _follow(api: Api, job_id: str, quiet: bool) -> dict[str, object]:

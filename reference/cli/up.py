@@ -25,15 +25,15 @@ VERSIONS = (
 )
 
 
-def run_up(data: Path, port: int, as_json: bool) -> None:
+def run_up(data: Path, port: int, as_json: bool, broker: str = "amqtt", database: str | None = None) -> None:
     """Start, print where everything is, and stay until SIGINT, SIGTERM or SIGHUP. Raises InputError for a folder that cannot be used."""
     if data == Path():
         # An unset variable (--data "$DATA") arrives as this, too: folders would be strewn over where one stands.
         raise InputError("a stack wants a folder of its own", where="--data", todo="Name the folder.")
-    asyncio.run(_up(data.absolute(), port, as_json))
+    asyncio.run(_up(Stack(data.absolute(), service_port=port, broker=broker, database=database), as_json))
 
 
-async def _up(data: Path, port: int, as_json: bool) -> None:
+async def _up(stack: Stack, as_json: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
@@ -41,7 +41,7 @@ async def _up(data: Path, port: int, as_json: bool) -> None:
         if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop.set)
     _say("starting the broker, the registry and the service ...")
-    async with Stack(data, service_port=port) as stack:
+    async with stack:
         _say("publishing " + ", ".join(version for version, _ in VERSIONS) + " ...")
         for version, defect in VERSIONS:
             await stack.publish(version, defect)
@@ -51,13 +51,14 @@ async def _up(data: Path, port: int, as_json: bool) -> None:
             "url": stack.url,
             "openapi": f"{stack.url}/api/v1/openapi.json",
             "broker": f"mqtts://127.0.0.1:{stack.broker_port}",
+            "mqtt": f"{stack.mqtt_version} ({stack.broker})",
             "registry": stack.registry().host,
             "client": f"http://127.0.0.1:{device.client_port}/healthz",
             "device": DEVICE,
             "token": stack.token(),
         }
-        path = address_file(data)
-        with folder_errors(data):
+        path = address_file(stack.data)
+        with folder_errors(stack.data):
             await asyncio.to_thread(write_durably, path, json.dumps(found).encode())
         try:
             _show(found, as_json)
@@ -71,7 +72,7 @@ def _show(found: dict[str, str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(found), flush=True)
         return
-    for name in ("url", "openapi", "broker", "registry", "client"):
+    for name in ("url", "openapi", "broker", "mqtt", "registry", "client"):
         print(f"{name:>9}  {found[name]}")
     print(f"\nAn Administrator's token, for another terminal:\n\nexport TOKEN={found['token']}\n")
     print(

@@ -20,15 +20,18 @@ from reference.core import delivery
 from reference.core.delivery import Verdict
 from reference.core.errors import BlackstartError, CommandError, JournalError, Reason
 from reference.core.job import Report
-from reference.core.model import Command, Image
+from reference.core.model import Command, Image, Phase
+from reference.core.update import UpdateRecord
 from reference.edge.agent import Agent
 from reference.edge.settings import EdgeSettings
 from reference.protocol import topics
 from reference.protocol.envelope import CommandRefusedError, PublicKey, open_envelope
 from reference.protocol.models import (
     JOB_ID_PATTERN,
+    MAX_TEXT,
     Birth,
     CancelCommand,
+    ReasonSpec,
     Reply,
     StatusMessage,
     UpdateCommand,
@@ -46,6 +49,13 @@ PUBLISH_TIMEOUT_S = 10.0
 IDLE_S = 1.0
 CORRELATIONS_KEPT = 32
 """Jobs whose request's id is remembered after the record has forgotten them."""
+
+
+def _on_its_own(record: UpdateRecord) -> ReasonSpec | None:
+    """Why the device did something without a job: between jobs the record keeps nothing else."""
+    if record.phase is not Phase.IDLE or record.reason is None:
+        return None
+    return ReasonSpec(code=record.reason.value, message=record.message[:MAX_TEXT])
 
 
 def agent_version() -> str:
@@ -268,6 +278,7 @@ class Conversation:
             previous_version=record.previous.image.version if record.previous is not None else None,
             open_job_id=record.job.job_id if record.job is not None else None,
             hold=self._agent.hold,
+            reason=_on_its_own(record),
             agent_version=agent_version(),
         )
         self._born_at, self._told_digest, self._drifted_at = now, birth.running_digest, None

@@ -7,9 +7,15 @@ which a boot forgets): no switch begins while it is there. What is written in ei
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from reference.core.errors import DeviceError
+from reference.core.errors import BlackstartError, DeviceError, Reason
+from reference.edge.settings import load_settings
 from reference.support.files import fsync_dir, write_durably
 
 _MOST = 200
@@ -56,3 +62,28 @@ def taken_by(path: Path) -> str | None:
         return "somebody (it cannot be read)"
     words = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(words.split())[:_MOST]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`hold` and `release`. Exit codes: 0 it is so now, 1 it could not be done, 2 what was given is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="blackstart edge", description="Forbid or allow every change on a device."
+    )
+    parser.add_argument("what", choices=("hold", "release"))
+    parser.add_argument("--config", type=Path, required=True, help="the device's configuration, JSON")
+    parser.add_argument("--data", type=Path, help="folder of `state`, as for `blackstart edge run`")
+    parser.add_argument("--who", default="", help="hold: who says so, for those who wonder")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    options = parser.parse_args(arguments)
+    try:
+        state = load_settings(options.config, os.environ, options.data).state_dir
+        if options.what == "hold":
+            hold(state, options.who)
+            said = "held: nothing is started, stopped or changed here until `blackstart edge release`"
+        else:
+            said = "released" if release(state) else "was not held"
+    except BlackstartError as error:
+        print(f"blackstart edge: {error}", file=sys.stderr)  # noqa: T201
+        return 2 if error.reason is Reason.INVALID_INPUT else 1
+    print(json.dumps({"held": options.what == "hold"}) if options.json else said)  # noqa: T201
+    return 0

@@ -236,7 +236,7 @@ async def _first_of(*works: Coroutine[Any, Any, object]) -> None:
 
 def main(arguments: list[str] | None = None, factory: AgentFactory = Agent) -> int:
     """The process's entry. Exit codes: 0 ended as asked, 1 it failed, 2 its configuration is wrong."""
-    parser = argparse.ArgumentParser(prog="reference.edge", description="The edge updater.")
+    parser = argparse.ArgumentParser(prog="blackstart edge run", description="The edge updater.")
     parser.add_argument("--config", type=Path, required=True, help="the device's configuration, JSON")
     parser.add_argument(
         "--data", type=Path, help="folder of `state`, and of `run` where the configuration names none"

@@ -1,6 +1,6 @@
 """A small certificate authority on disk, made at first use, for development and tests.
 
-EC P-256 throughout. Layout: `ca.crt`, `ca.key`, and `issued/NAME.crt` with `issued/NAME.key` for each certificate.
+EC P-256 throughout. Layout: `ca.crt`, `ca.key`, `ca.crl` (the list of revoked certificates), and `issued/NAME.crt` with `issued/NAME.key` for each certificate.
 A certificate that is still good is answered as it is, so that a second start of a stack changes no file.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,12 +20,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from reference.core.errors import InputError
-from reference.pki import store
+from reference.pki import revocation, store
+from reference.pki.issuer import IssuerUnavailableError, Revoked
 from reference.pki.names import SERVICE_NAME, SERVICE_ORGANIZATION, check_identifier, device_name
 
 LOOPBACK = ("127.0.0.1", "localhost")
 CA_LIFETIME_DAYS = 3650
 LIFETIME_DAYS = 365
+ENROLLED_DAYS = 90
+"""The life of a certificate that a device enrolled for, and renews by itself."""
 RENEW_BEFORE_DAYS = 30
 """A certificate with less left than this is issued anew."""
 BACKDATED_MINUTES = 60
@@ -127,10 +130,32 @@ class _Wanted:
 class DevelopmentCA:
     """Issues the certificates of a stack. Not for production: its key lies on the disk unencrypted."""
 
-    def __init__(self, directory: Path, key: ec.EllipticCurvePrivateKey, cert: x509.Certificate) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        key: ec.EllipticCurvePrivateKey,
+        cert: x509.Certificate,
+        enrolled: timedelta = timedelta(days=ENROLLED_DAYS),
+    ) -> None:
         self._directory = directory
         self._key = key
         self._cert = cert
+        self._enrolled = enrolled
+
+    @classmethod
+    def open(cls, directory: Path, enrolled: timedelta = timedelta(days=ENROLLED_DAYS)) -> DevelopmentCA:
+        """The authority that is in `directory`, to sign what devices enrol for (`issue`).
+
+        Raises `IssuerUnavailableError` when its key is not there, `InputError` when it is no authority's.
+        """
+        if not (directory / "ca.key").exists():
+            raise IssuerUnavailableError(
+                "the certificate authority's key is not here, so no certificate can be issued",
+                todo="Start the service with the folder of the authority (--ca-dir).",
+            )
+        found = cls.open_or_create(directory)
+        found._enrolled = enrolled
+        return found
 
     @classmethod
     def open_or_create(cls, directory: Path) -> DevelopmentCA:
@@ -164,12 +189,63 @@ class DevelopmentCA:
                 where=str(cert_path),
                 todo="Move the folder away; a new one is made.",
             )
-        return cls(directory, key, cert)
+        found = cls(directory, key, cert)
+        if not found.revoked.exists():
+            # A broker that is told of a list does not start without one. What is on it comes from the service.
+            found.publish_revoked(())
+        return found
 
     @property
     def certificate(self) -> Path:
         """The authority's own certificate, in PEM: what peers trust."""
         return self._directory / "ca.crt"
+
+    @property
+    def revoked(self) -> Path:
+        """The list of revoked certificates, in PEM: what brokers are told to watch."""
+        return self._directory / "ca.crl"
+
+    @property
+    def authority(self) -> x509.Certificate:
+        """Its certificate, read."""
+        return self._cert
+
+    def issue(
+        self, tenant_id: str, client_id: str, request: x509.CertificateSigningRequest
+    ) -> x509.Certificate:
+        """A device's certificate for the key of `request`, kept by nobody here. Raises `InputError`."""
+        key = request.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise InputError("not an EC key", where="csr")
+        name = device_name(tenant_id, client_id)
+        wanted = _Wanted(name, _name(name, tenant_id), ExtendedKeyUsageOID.CLIENT_AUTH)
+        return self._sign(key, wanted, self._enrolled)
+
+    def issued_elsewhere(self, tenant_id: str, client_id: str) -> list[x509.Certificate]:
+        """What `issue_device` made for that device."""
+        try:
+            return [
+                store.read_certificate(
+                    self._directory / "issued" / f"{device_name(tenant_id, client_id)}.crt"
+                )
+            ]
+        except InputError:
+            return []
+
+    def publish_revoked(self, revoked: Iterable[Revoked]) -> bool:
+        """Write `ca.crl`, if it does not say this already. Whether it was written. Raises `IssuerUnavailableError`."""
+        entries, now = tuple(revoked), datetime.now(UTC)
+        try:
+            with store.locked(self._directory):
+                known = self.revoked.read_bytes() if self.revoked.exists() else b""
+                if revocation.is_current(known, self._key.public_key(), entries, now):
+                    return False
+                store.write(self.revoked, revocation.make_list(self._key, self._cert, entries, now), 0o644)
+        except (InputError, OSError) as error:
+            raise IssuerUnavailableError(
+                f"the list of revoked certificates cannot be written: {getattr(error, 'what', error)}"
+            ) from error
+        return True
 
     def issue_device(self, tenant_id: str, client_id: str) -> CertificateFiles:
         """A client certificate: CN `tenantId.clientId`, O `tenantId`. Raises `InputError` for a bad identifier."""
@@ -209,7 +285,12 @@ class DevelopmentCA:
         lasts = cert.not_valid_after_utc - datetime.now(UTC) > timedelta(days=RENEW_BEFORE_DAYS)
         return lasts and cert.public_key() == key.public_key() and wanted.described_by(cert)
 
-    def _sign(self, public_key: ec.EllipticCurvePublicKey, wanted: _Wanted) -> x509.Certificate:
+    def _sign(
+        self,
+        public_key: ec.EllipticCurvePublicKey,
+        wanted: _Wanted,
+        life: timedelta = timedelta(days=LIFETIME_DAYS),
+    ) -> x509.Certificate:
         now = datetime.now(UTC)
         builder = (
             x509.CertificateBuilder()
@@ -218,7 +299,7 @@ class DevelopmentCA:
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(minutes=BACKDATED_MINUTES))
-            .not_valid_after(min(now + timedelta(days=LIFETIME_DAYS), self._cert.not_valid_after_utc))
+            .not_valid_after(min(now + life, self._cert.not_valid_after_utc))
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False

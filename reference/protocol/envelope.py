@@ -84,9 +84,14 @@ def write_private_key(key: SigningKey, path: Path) -> None:
 
 def write_public_key(key: SigningKey | PublicKey, path: Path) -> None:
     """SubjectPublicKeyInfo PEM, never over an existing file. Raises InputError."""
+    _write(path, public_pem(key), 0o644)
+
+
+def public_pem(key: SigningKey | PublicKey) -> bytes:
+    """The public half as SubjectPublicKeyInfo in PEM."""
     public = key if isinstance(key, SSlibKey) else public_key(key)
     crypto = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public.keyval["public"]))
-    _write(path, crypto.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o644)
+    return crypto.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def load_private_key(path: Path) -> SigningKey:

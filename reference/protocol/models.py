@@ -25,7 +25,7 @@ MAX_TEXT = 1000
 """Longest message for people, in characters; what is longer is cut where it is made."""
 MAX_TRIAL_PART_MS = 480_000
 """Longest start period, window or stable time of a health check. The device says nothing during a trial, so all three
-together (24 min) have to stay below the service's progress deadline (ServiceLimits.progress_deadline_ms: 30 min):
+together (24 min) have to stay below the service's bound of that step (ServiceLimits.verifying_deadline_ms: 30 min):
 otherwise a healthy update would be given up as silent."""
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 CORRELATION_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
@@ -220,6 +220,13 @@ class Reply(_Message):
         return self
 
 
+class ReasonSpec(_Part):
+    """Why: the code for machines, the message for people. An older service may not know a newer device's code."""
+
+    code: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+    message: Text = ""
+
+
 class Birth(_Message):
     """Device to service, at every connect. `generation` is the floor, null when it is not known."""
 
@@ -234,14 +241,9 @@ class Birth(_Message):
     open_job_id: JobId | None = None
     hold: bool = False
     """An operator on the device has forbidden every change."""
+    reason: ReasonSpec | None = None
+    """Why the device acted on its own, without a job: a probation that failed."""
     agent_version: Annotated[str, Field(max_length=64)] = ""
-
-
-class ReasonSpec(_Part):
-    """Why: the code for machines, the message for people. An older service may not know a newer device's code."""
-
-    code: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-    message: Text = ""
 
 
 class StatusMessage(_Message):

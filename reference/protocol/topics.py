@@ -37,6 +37,10 @@ class Topic(NamedTuple):
     kind: Kind
 
 
+ENVELOPE_TYPE = "application/vnd.dsse+json"
+"""Content type of what goes to a device, under MQTT 5."""
+MESSAGE_TYPE = "application/json"
+"""Content type of what comes from a device."""
 TO_DEVICE = (Kind.UPDATE, Kind.CANCEL, Kind.REPLIES)
 FROM_DEVICE = (Kind.BIRTH, Kind.STATUS)
 

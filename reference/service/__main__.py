@@ -1,90 +1,78 @@
 """`python -m reference.service`: the service as a process.
 
-Says `{"ready": true, "port": N}` on standard output, one line, once it answers; logs go to standard error. Ends with
-0 on SIGTERM or SIGINT, with 2 for settings that cannot be, with 1 when it could not work.
+Says `{"ready": true, "port": N, "scheme": "http" or "https"}` on standard output, one line, once it answers; logs go
+to standard error. Ends with 0 on SIGTERM or SIGINT, with 2 for settings that cannot be, with 1 when it could not work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import Iterator, Sequence
-
-import uvicorn
+from collections.abc import Sequence
 
 from reference.core.errors import BlackstartError, InputError
 from reference.protocol.topics import service_subscriptions
 from reference.service.app import Parts, create_app
 from reference.service.auth import DevelopmentIssuer
-from reference.service.settings import DATABASE, Settings, read_settings
+from reference.service.jwks import JwksKeys, is_loopback
+from reference.service.server import listen, make_server
+from reference.service.settings import DATABASE, PROGRAM, Settings, read_settings
 from reference.service.store import Store
+from reference.service.tls import keep_fresh
 from reference.support import logging as logs
 from reference.support.mqtt import MqttLink
 
 log = logging.getLogger(__name__)
-SHUTDOWN_S = 3
-"""How long requests under way may take to end after SIGTERM."""
 
 
-class _Server(uvicorn.Server):
-    """A server that says when it is ready, and leaves signals to `main`."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started and not self.should_exit and sockets:
-            line = json.dumps({"ready": True, "port": sockets[0].getsockname()[1]})
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """uvicorn's own way re-raises the signal at the end, which turns a clean end into a death by signal."""
-        yield
-
-
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
     """The exit code."""
     logs.configure("service")
     try:
-        settings = read_settings(arguments)
-        listener = _listen(settings)
-        issuer = DevelopmentIssuer.open(settings.data)
+        settings = read_settings(arguments, program=program)
+        logs.configure("service", settings.log_level)
+        tls = settings.https.context() if settings.https else None
+        listener = listen(settings.host, settings.port)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    if isinstance(settings.keys, DevelopmentIssuer) and not is_loopback(settings.host):
+        log.warning("tokens of the development issuer are accepted: whoever reads its key is Administrator")
     try:
         with listener:
-            return asyncio.run(_serve(settings, listener, issuer))
+            return asyncio.run(_serve(settings, listener, tls))
     except BlackstartError as error:
         sys.stderr.write(f"{error}\n")
         return 1
 
 
-async def _serve(settings: Settings, listener: socket.socket, issuer: DevelopmentIssuer) -> int:
+async def _serve(settings: Settings, listener: socket.socket, tls: ssl.SSLContext | None) -> int:
     link = MqttLink(
         settings.broker_host,
         settings.broker_port,
         settings.client_id,
         settings.tls,
         subscriptions=service_subscriptions(),
+        protocol=settings.mqtt_version,
     )
-    store = await asyncio.to_thread(Store.open, settings.data / DATABASE)
-    app = create_app(Parts(store, link, settings.signing_key, issuer, health=settings.health))
-    server = _Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="on",
-            server_header=False,
-            timeout_graceful_shutdown=SHUTDOWN_S,
+    store = await asyncio.to_thread(Store.open, settings.database or settings.data / DATABASE, settings.data)
+    app = create_app(
+        Parts(
+            store,
+            link,
+            settings.signing_key,
+            settings.keys,
+            rules=settings.rules,
+            health=settings.health,
+            enrolment=settings.enrolment,
         )
     )
+    server = make_server(app, tls)
 
     def stop() -> None:
         server.should_exit = True
@@ -92,22 +80,14 @@ async def _serve(settings: Settings, listener: socket.socket, issuer: Developmen
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    await server.serve(sockets=[listener])
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.https is not None and tls is not None:
+            fresh = asyncio.create_task(keep_fresh(settings.https, tls))
+            stack.callback(fresh.cancel)
+        if isinstance(settings.keys, JwksKeys):
+            stack.push_async_callback(settings.keys.stop)
+        await server.serve(sockets=[listener])
     return 0 if server.started else 1
-
-
-def _listen(settings: Settings) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        raise InputError(
-            f"cannot listen: {error.strerror}", where=where, todo="Choose another port, or 0 for any."
-        ) from None
-    return listener
 
 
 if __name__ == "__main__":

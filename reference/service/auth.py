@@ -1,7 +1,8 @@
-"""Who is asking, and whether they may: JWT bearer tokens (RFC 6750, RFC 7519) and one table of roles.
+"""Who is asking, and whether they may: JWT bearer tokens (RFC 6750, RFC 7519) and one table of rights.
 
-Keys come through the `KeySource` port. Here it is a development issuer with a key of its own in the data folder; an
-identity provider's published keys fit behind the same port.
+Keys come through the `KeySource` port: an identity provider's published ones (`reference.service.jwks`), or the
+development issuer's here, with a key of its own in the data folder. Each key brings the one algorithm that it is good
+for; what a token's header says of its algorithm never chooses (RFC 8725, section 3.1).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
     EllipticCurvePublicKey,
     generate_private_key,
 )
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -38,6 +41,12 @@ AUDIENCE = "blackstart-api"
 DEVELOPMENT_ISSUER = "blackstart-development"
 KEY_FILE = "issuer-key.pem"
 DEFAULT_LIFETIME_S = 12 * 3600
+MAX_TOKEN_CHARS = 8 * 1024
+LEEWAY_S = 10
+"""How far the issuer's clock and ours may be apart."""
+REMEMBERED_TOKENS = 4096
+REMEMBERED_S = 60.0
+"""A token that was good is not checked again for this long: a key that its issuer withdraws lives that much longer."""
 
 
 class Role(StrEnum):
@@ -56,14 +65,32 @@ ROLES: Mapping[tuple[str, str], frozenset[Role]] = {
     ("GET", "/api/v1/clients"): _ALL,
     ("POST", "/api/v1/clients"): _ADMINISTRATOR,
     ("GET", "/api/v1/clients/{client_id}"): _ALL,
+    ("POST", "/api/v1/clients/{client_id}/registration-token"): _ADMINISTRATOR,
+    ("POST", "/api/v1/clients/{client_id}/revoke"): _ADMINISTRATOR,
     ("POST", "/api/v1/clients/{client_id}/update"): _ADMINISTRATOR,
+    ("POST", "/api/v1/clients/{client_id}/rollback"): _ADMINISTRATOR,
     ("GET", "/api/v1/versions"): _ALL,
+    ("GET", "/api/v1/versions/{version}"): _ALL,
+    ("POST", "/api/v1/versions/{version}/withdraw"): frozenset({Role.ADMINISTRATOR, Role.ENGINEER}),
+    ("POST", "/api/v1/versions/{version}/restore"): frozenset({Role.ADMINISTRATOR, Role.ENGINEER}),
     ("POST", "/api/v1/versions"): frozenset({Role.ADMINISTRATOR, Role.ENGINEER}),
     ("GET", "/api/v1/jobs"): _ALL,
     ("GET", "/api/v1/jobs/{job_id}"): _ALL,
     ("POST", "/api/v1/jobs/{job_id}/cancel"): _ADMINISTRATOR,
+    ("GET", "/api/v1/events"): _ALL,
 }
-"""Who may do what. A route that is not in here is nobody's."""
+"""Who may do what. A route that is neither in here nor in OPEN is nobody's, and the service does not start with it."""
+
+OPEN: Mapping[tuple[str, str], str] = {
+    ("GET", "/healthz"): "nothing: for the machines that watch over the service",
+    ("GET", "/readyz"): "nothing: for the machines that watch over the service",
+    ("POST", "/api/v1/enrol"): "a client's registration token",
+    ("POST", "/api/v1/enrol/renew"): "a signature with the key of the device's certificate",
+    ("GET", "/api/v1/enrol/ca"): "nothing: a certificate is no secret",
+    ("GET", "/metrics"): "nothing: for the machines that watch over the service",
+    ("GET", "/api/v1/openapi.json"): "nothing: what the API is like is no secret",
+}
+"""Routes that ask for no token, and what they ask for instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +108,21 @@ class AuthError(ServiceError):
     default = Reason.UNAUTHENTICATED
 
 
+class KeysUnavailableError(ServiceError):
+    """Who is asking cannot be told now, because the issuer's keys cannot be had. That is not the caller's fault."""
+
+    public = True
+    """The message says nothing that a caller may not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """A key and the only algorithm that it may be used with."""
+
+    key: EllipticCurvePublicKey | RSAPublicKey
+    algorithm: str
+
+
 class KeySource(Protocol):
     """Where the keys come from that tokens are checked with."""
 
@@ -88,8 +130,18 @@ class KeySource(Protocol):
     def issuer(self) -> str:
         """What the `iss` claim must say."""
 
-    def key(self, key_id: str | None) -> EllipticCurvePublicKey | None:
-        """The key of that id, None when it is not known."""
+    async def key(self, key_id: str) -> VerificationKey | None:
+        """The key of that id, None when it is not known. Raises KeysUnavailableError when that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """What a token must say, and where. A claim is a name, or names with dots between for one inside another
+    (`realm_access.roles`); a claim that really has the dots in its name (`https://example.org/role`) wins."""
+
+    audience: str = AUDIENCE
+    tenant_claim: str = "tenant"
+    role_claim: str = "role"
 
 
 class DevelopmentIssuer:
@@ -124,9 +176,9 @@ class DevelopmentIssuer:
         """What the `iss` claim says."""
         return DEVELOPMENT_ISSUER
 
-    def key(self, key_id: str | None) -> EllipticCurvePublicKey | None:
+    async def key(self, key_id: str) -> VerificationKey | None:
         """The only key, if it is the one asked for."""
-        return self._key.public_key() if key_id == self.key_id else None
+        return VerificationKey(self._key.public_key(), ALGORITHM) if key_id == self.key_id else None
 
     def issue(
         self, tenant: str, role: Role, subject: str = "developer", lifetime_s: int = DEFAULT_LIFETIME_S
@@ -155,25 +207,85 @@ def issue_token(
     return DevelopmentIssuer.open(data_dir).issue(tenant, known, subject, lifetime_s)
 
 
-def authenticate(authorization: str | None, keys: KeySource) -> Principal:
-    """The caller named by an Authorization header. Raises AuthError(UNAUTHENTICATED)."""
-    scheme, _, token = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise AuthError("no bearer token was sent", todo="Send 'Authorization: Bearer <token>'.")
-    try:
-        token = token.strip()
-        key = keys.key(jwt.get_unverified_header(token).get("kid"))
+class Authenticator:
+    """Tells callers by their tokens, and remembers for a short while which ones were good."""
+
+    def __init__(
+        self, keys: KeySource, rules: TokenRules | None = None, now_s: Callable[[], float] = time.time
+    ) -> None:
+        self._keys = keys
+        self._rules = rules or TokenRules()
+        self._now_s = now_s
+        self._known: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+
+    async def authenticate(self, authorization: str | None) -> Principal:
+        """The caller named by an Authorization header. Raises AuthError(UNAUTHENTICATED), KeysUnavailableError."""
+        token = _bearer(authorization)
+        # The digest, not the token: nothing in memory is of use to a thief.
+        digest = hashlib.sha256(token.encode()).digest()
+        if (known := self._known.get(digest)) is not None and known[1] > self._now_s():
+            self._known.move_to_end(digest)
+            return known[0]
+        try:
+            principal, expires = await self._check(token)
+        except jwt.InvalidTokenError as error:
+            raise AuthError(f"the token is not good: {error}", todo="Get a new token.") from None
+        except (ValueError, TypeError, InputError):
+            raise AuthError("the token's claims are not good", todo="Get a new token.") from None
+        self._known[digest] = (principal, min(expires, self._now_s() + REMEMBERED_S))
+        self._known.move_to_end(digest)
+        if len(self._known) > REMEMBERED_TOKENS:
+            self._known.popitem(last=False)
+        return principal
+
+    async def _check(self, token: str) -> tuple[Principal, float]:
+        key_id = jwt.get_unverified_header(token).get("kid")
+        if not isinstance(key_id, str) or not 1 <= len(key_id) <= 256:
+            raise AuthError("the token does not say which key signed it (kid)", todo="Get a new token.")
+        key = await self._keys.key(key_id)
         if key is None:
             raise AuthError("the token was signed with a key that is not known", todo="Get a new token.")
         claims = jwt.decode(
-            token, key, algorithms=[ALGORITHM], audience=AUDIENCE, issuer=keys.issuer,
-            options={"require": ["exp", "iat", "iss", "aud", "sub", "tenant", "role"]},
+            token, key.key, algorithms=[key.algorithm], audience=self._rules.audience, issuer=self._keys.issuer,
+            leeway=LEEWAY_S, options={"require": ["exp", "iat", "iss", "aud", "sub"]},
         )  # fmt: skip
-        return Principal(str(claims["sub"]), check_tenant(claims["tenant"]), Role(claims["role"]))
-    except jwt.InvalidTokenError as error:
-        raise AuthError(f"the token is not good: {error}", todo="Get a new token.") from None
-    except (ValueError, TypeError, InputError):
-        raise AuthError("the token's claims are not good", todo="Get a new token.") from None
+        tenant = claim(claims, self._rules.tenant_claim)
+        if not isinstance(tenant, str):
+            raise TypeError("no tenant")
+        role = _role(claim(claims, self._rules.role_claim))
+        subject = str(claims["sub"])
+        if not 1 <= len(subject) <= 256:
+            raise ValueError("no subject")
+        return Principal(subject, check_tenant(tenant), role), float(claims["exp"]) + LEEWAY_S
+
+
+def _bearer(authorization: str | None) -> str:
+    scheme, _, token = (authorization or "").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise AuthError("no bearer token was sent", todo="Send 'Authorization: Bearer <token>'.")
+    if len(token) > MAX_TOKEN_CHARS:
+        raise AuthError(f"the token is longer than {MAX_TOKEN_CHARS} characters", todo="Get a smaller one.")
+    return token
+
+
+def claim(claims: Mapping[str, object], path: str) -> object:
+    """A claim by its name, or by the way to it; None when there is none."""
+    if path in claims:
+        return claims[path]
+    found: object = claims
+    for name in path.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def _role(said: object) -> Role:
+    """Of several roles the one with the most rights; words that are no roles of ours are somebody else's business."""
+    words = [said] if isinstance(said, str) else said if isinstance(said, list) else []
+    for role in Role:
+        if role.value in words:
+            return role
+    raise ValueError("no role")
 
 
 def authorize(principal: Principal, method: str, route: str) -> None:
@@ -185,6 +297,23 @@ def authorize(principal: Principal, method: str, route: str) -> None:
             reason=Reason.FORBIDDEN,
             todo=f"Allowed: {', '.join(sorted(allowed)) or 'nobody'}.",
         )
+
+
+def rights_document() -> str:
+    """docs/rights.md: the table, for people."""
+    lines = [
+        "# Who may do what", "",
+        "Made from `ROLES` and `OPEN` in `reference/service/auth.py` (`python -m tools.documents`); a test keeps it so. ",
+        "A token names its tenant: whatever is another tenant's is answered with 404, like what does not exist. A route ",
+        "that is in neither table would keep the service from starting.", "",
+        "| route | " + " | ".join(Role) + " |", "|---|" + "---|" * len(Role),
+    ]  # fmt: skip
+    for (method, path), roles in sorted(ROLES.items(), key=lambda item: (item[0][1], item[0][0])):
+        marks = " | ".join("yes" if role in roles else "-" for role in Role)
+        lines.append(f"| `{method} {path}` | {marks} |")
+    lines += ["", "Without a token:", "", "| route | what is asked for instead |", "|---|---|"]
+    lines += [f"| `{method} {path}` | {why} |" for (method, path), why in sorted(OPEN.items())]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _write_new(path: Path) -> None:

@@ -1,7 +1,6 @@
-"""The conversation with the devices: sends what waits, stores what they say, answers, and watches deadlines.
+"""The conversation with the devices: sends what waits, lets what they say be stored, answers, and watches deadlines.
 
-Order matters in one place: a status is acknowledged only after the transaction that stores it. Whatever is lost on
-the way (a command, a reply, a status) is sent again by whoever keeps it.
+Whatever is lost on the way (a command, a reply, a status) is sent again by whoever keeps it.
 """
 
 from __future__ import annotations
@@ -9,40 +8,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import Connection
 
-from reference.core.errors import BlackstartError, CommandError, InputError, ServiceError
+from reference.core.errors import BlackstartError, ServiceError
 from reference.core.job import JobStatus
 from reference.core.limits import DEFAULT_SERVICE_LIMITS, ServiceLimits
 from reference.protocol import topics
 from reference.protocol.envelope import SigningKey, sign
-from reference.protocol.models import Birth, StatusMessage, parse_birth, parse_status
 from reference.protocol.topics import Kind, Topic
 from reference.service import ingest, records
+from reference.service.clock import Clock, monotonic_ms, wall_ms
+from reference.service.inbox import Inbox
 from reference.service.ingest import Ingested
 from reference.service.link import Link
 from reference.service.metrics import Metrics
+from reference.service.readiness import BROKER, DATABASE, Readiness
 from reference.service.records import JobRecord, Waiting
 from reference.service.store import Store
-from reference.support.mqtt import Connected, Disconnected, Message
+from reference.support.mqtt import Connected, Disconnected, Message, StaysDown
 
+__all__ = ["Conversation", "Timing", "wall_ms"]
 log = logging.getLogger(__name__)
 Work = Callable[[], Awaitable[None]]
 
 BATCH = 200
 """Commands taken out of the outbox in one transaction."""
+REPLY_EXPIRY_S = 60
+"""A reply that was not delivered by then is of no use: the device has asked again."""
 SENDING = 500
 """Messages that may be on their way to the broker at once."""
-
-
-def wall_ms() -> int:
-    """Wall time in ms since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +50,19 @@ class Timing:
 
     look_s: float = 1.0
     """For due commands and deadlines, when nothing wakes it earlier."""
+    look_most_s: float = 5.0
+    """The same while the database is gone, after some tries."""
     store_retry_s: tuple[float, ...] = (0.05, 0.2, 1.0)
     """Waits between the tries to store a message: one more try than waits."""
+    elapsed_ms: Callable[[], int] = monotonic_ms
+    """The clock that durations are measured with."""
 
 
 class Conversation:
-    """`start` it, `wake` it when something was put into the outbox, `stop` it."""
+    """`start` it, `wake` it when something was put into the outbox, `stop` it.
+
+    `readiness` says which parts are there, and since when.
+    """
 
     def __init__(
         self,
@@ -75,8 +81,14 @@ class Conversation:
         self._metrics = metrics
         self._limits = limits
         self._timing = timing if timing is not None else Timing()
-        self._now_ms = now_ms
+        self._clock = Clock(now_ms, self._timing.elapsed_ms)
+        self.readiness = Readiness(now_ms, limits.outage_remind_ms, self._timing.elapsed_ms)
+        store.watch(self._database_is)
+        self._inbox = Inbox(
+            store, metrics, self.readiness, self._clock, limits, self._timing.store_retry_s, self._answer
+        )
         self._wake = asyncio.Event()
+        self._restored = True
         self._loops: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[bool]] = set()
         self._room = asyncio.Semaphore(SENDING)
@@ -86,6 +98,11 @@ class Conversation:
         """Whether the broker is there, as far as is known."""
         return self._link.connected
 
+    @property
+    def spooled(self) -> int:
+        """Statuses that wait in a file for the database."""
+        return self._inbox.spooled
+
     def wake(self) -> None:
         """Look into the outbox now."""
         self._wake.set()
@@ -93,10 +110,11 @@ class Conversation:
     async def start(self) -> None:
         """Raises InputError when the link cannot even be tried."""
         await self._link.start()
+        self._inbox.start()
         self._loops = [
             asyncio.create_task(self._listen(), name="listen"),
             asyncio.create_task(self._forever(self._send_due), name="send"),
-            asyncio.create_task(self._forever(self._watch_deadlines), name="deadlines"),
+            asyncio.create_task(self._forever(self._watch), name="watch"),
         ]
 
     async def stop(self) -> None:
@@ -105,7 +123,12 @@ class Conversation:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._inbox.stop()
         await self._link.stop()
+
+    def _database_is(self, trouble: str | None) -> None:
+        self.readiness.tell(DATABASE, trouble)
+        self._metrics.part_up.labels(DATABASE).set(trouble is None)
 
     # ---- from the devices
 
@@ -114,72 +137,31 @@ class Conversation:
             event = await self._link.events.get()
             match event:
                 case Connected():
-                    self._metrics.broker_connected.set(1)
-                    await self._guarded(self._all_due)
+                    self._broker_is(None)
+                    # A connection that is lost loses what was on its way: all of it is sent again.
+                    self._restored = False
                     self.wake()
-                case Disconnected(reason=reason):
-                    self._metrics.broker_connected.set(0)
-                    log.warning("the broker is gone", extra={"why": reason})
+                case Disconnected(reason=reason) | StaysDown(reason=reason):
+                    self._broker_is(reason or "not connected")
+                case StaysDown(reason=reason):
+                    self._broker_is(reason)
                 case Message():
-                    await self._guarded(partial(self._message, event))
-                    # To the broker it is done either way: what was not stored is not acknowledged to the device,
-                    # and a message that the broker holds back would only stop the others behind it.
-                    event.ack()
+                    await self._inbox.take(event)
 
-    async def _message(self, message: Message) -> None:
-        try:
-            topic = topics.parse_topic(message.topic)
-            said = parse_birth(message.payload) if topic.kind is Kind.BIRTH else parse_status(message.payload)
-        except (CommandError, InputError) as error:
-            self._metrics.messages.labels("unreadable", error.reason.value).inc()
-            log.warning(
-                "a message is not understood", extra={"topic": message.topic[:200], "why": str(error)}
-            )
-            return
-        now_ms = self._now_ms()
-
-        def take(connection: Connection) -> Ingested:
-            if isinstance(said, Birth):
-                return ingest.take_birth(
-                    connection, topic.tenant_id, topic.client_id, said, now_ms, self._limits
-                )
-            return ingest.take_status(connection, topic.tenant_id, topic.client_id, said, now_ms)
-
-        found = await self._stored(take, topic, said)
-        if found is None:
-            return
-        self._metrics.messages.labels(topic.kind.value, found.verdict).inc()
-        if found.verdict in ("replaced", "wrong_epoch", ingest.UNKNOWN_CLIENT):
-            extra = {"topic": message.topic, "verdict": found.verdict, "epoch": said.journal_epoch}
-            log.warning("a message is not answered", extra=extra)
-        if found.before is not None and found.after is not None:
-            self.count(found.before, found.after)
-        await self._spawn(partial(self._answer, topic, found))
-
-    async def _stored(
-        self, take: Callable[[Connection], Ingested], topic: Topic, said: Birth | StatusMessage
-    ) -> Ingested | None:
-        """Store it, trying again; None when that never worked: then the device keeps it and says it again."""
-        error: ServiceError | None = None
-        for wait_s in (*self._timing.store_retry_s, None):
-            try:
-                return await self._store.write(take)
-            except ServiceError as caught:
-                error = caught
-                if wait_s is not None:
-                    await asyncio.sleep(wait_s)
-        self._metrics.messages.labels(topic.kind.value, "not_stored").inc()
-        log.critical(
-            "a message could not be stored and stays with the device",
-            extra={"tenant": topic.tenant_id, "client": topic.client_id, "said": said.model_dump(mode="json"),
-                   "why": str(error)},
-        )  # fmt: skip
-        return None
+    def _broker_is(self, trouble: str | None) -> None:
+        self.readiness.tell(BROKER, trouble)
+        self._metrics.broker_connected.set(trouble is None)
+        self._metrics.part_up.labels(BROKER).set(trouble is None)
 
     async def _answer(self, topic: Topic, found: Ingested) -> None:
+        for before, after in found.changed:
+            self.count(before, after)
+        await self._spawn(partial(self._reply, topic, found))
+
+    async def _reply(self, topic: Topic, found: Ingested) -> None:
         if found.reply is not None:
             address = topics.replies(topic.tenant_id, topic.client_id)
-            await self._publish(address, sign(found.reply, self._key))
+            await self._publish(address, sign(found.reply, self._key), expiry_s=REPLY_EXPIRY_S)
         for waiting in found.commands:
             await self._send(waiting)
 
@@ -188,8 +170,11 @@ class Conversation:
     async def _send_due(self) -> None:
         self._wake.clear()
         taken = 0
-        if self._link.connected and await self._store.read(records.next_due_ms) is not None:
-            ready, taken = await self._store.write(self._take_due)
+        if self._link.connected:
+            if not self._restored:
+                self._restored = True
+                await self._restore()
+            ready, taken = await self._store.write(self._take_due) if await self._is_due() else ((), 0)
             for waiting in ready:
                 await self._spawn(partial(self._send, waiting))
         if taken < BATCH:
@@ -199,42 +184,78 @@ class Conversation:
                 async with asyncio.timeout(pause_s):
                     await self._wake.wait()
 
+    async def _restore(self) -> None:
+        """The way to the devices is there again: all that waits is due now."""
+        now = self._clock.now()
+
+        def restore(connection: Connection) -> None:
+            records.make_all_due(connection)
+            records.make_told(connection, now.steady_ms)
+
+        try:
+            await self._store.write(restore)
+        except ServiceError:
+            self._restored = False
+            raise
+
+    async def _is_due(self) -> bool:
+        due_ms = await self._store.read(records.next_due_ms)
+        return due_ms is not None and due_ms <= self._clock.steady_ms()
+
     async def _pause_s(self) -> float:
         due_ms = await self._store.read(records.next_due_ms)
         if due_ms is None or not self._link.connected:
             return self._timing.look_s
-        return min(self._timing.look_s, max(due_ms - self._now_ms(), 1) / 1000)
+        return min(self._timing.look_s, max(due_ms - self._clock.steady_ms(), 1) / 1000)
 
     def _take_due(self, connection: Connection) -> tuple[tuple[Waiting, ...], int]:
-        now_ms = self._now_ms()
-        rows = records.list_due(connection, now_ms, BATCH)
-        return ingest.prepare(connection, rows, now_ms, self._limits), len(rows)
-
-    async def _all_due(self) -> None:
-        now_ms = self._now_ms()
-        await self._store.write(lambda connection: records.make_all_due(connection, now_ms))
+        now = self._clock.now()
+        rows = records.list_due(connection, now.steady_ms, BATCH)
+        return ingest.prepare(connection, rows, now, self._limits), len(rows)
 
     async def _send(self, waiting: Waiting) -> None:
         kind = Kind.UPDATE if waiting.kind == "update" else Kind.CANCEL
         self._metrics.sends.labels(waiting.kind).inc()
-        await self._publish(topics.topic(waiting.tenant, waiting.client, kind), waiting.payload)
+        correlation = waiting.correlation_id.encode() if waiting.correlation_id is not None else None
+        left_ms = waiting.expires_ms - self._clock.now().wall_ms
+        topic = topics.topic(waiting.tenant, waiting.client, kind)
+        await self._publish(topic, waiting.payload, expiry_s=max(left_ms // 1000, 1), correlation=correlation)
 
-    async def _publish(self, topic: str, payload: bytes) -> None:
+    async def _publish(
+        self, topic: str, payload: bytes, *, expiry_s: int, correlation: bytes | None = None
+    ) -> None:
         try:
-            await self._link.publish(topic, payload)
+            await self._link.publish(
+                topic, payload, expiry_s=expiry_s, correlation=correlation, content_type=topics.ENVELOPE_TYPE
+            )
         except BlackstartError as error:
             log.warning("a message was not sent, it will be again", extra={"topic": topic, "why": str(error)})
 
-    # ---- deadlines
+    # ---- deadlines and outages
 
-    async def _watch_deadlines(self) -> None:
+    async def _watch(self) -> None:
         await asyncio.sleep(self._timing.look_s)
-        now_ms, limits = self._now_ms(), self._limits
-        silent = await self._store.read(lambda c: records.list_silent_jobs(c, now_ms, limits, 10 * BATCH))
-        if silent:
-            for before, after in await self._store.write(
-                lambda c: ingest.end_overdue(c, silent, now_ms, limits)
-            ):
+        self.readiness.remind()
+        await self._end_overdue()
+        if self._inbox.spooled:
+            await self._inbox.replay()
+
+    async def _end_overdue(self) -> None:
+        now, limits, most = self._clock.now(), self._limits, 10 * BATCH
+        broker = self.readiness.part(BROKER)
+        hearing_ms = self.readiness.for_ms(BROKER) if broker.ok else 0
+
+        def look(connection: Connection) -> tuple[list[JobRecord], list[JobRecord]]:
+            silent = records.list_silent_jobs(connection, now.steady_ms, limits, most)
+            return silent, records.list_superseded(connection, most)
+
+        def end(connection: Connection) -> list[tuple[JobRecord, JobRecord]]:
+            ended = ingest.end_overdue(connection, silent, now, hearing_ms, limits)
+            return ended + ingest.end_superseded(connection, superseded, now)
+
+        silent, superseded = await self._store.read(look)
+        if silent or superseded:
+            for before, after in await self._store.write(end):
                 self.count(before, after)
 
     def count(self, before: JobRecord, after: JobRecord) -> None:
@@ -266,16 +287,21 @@ class Conversation:
         self._room.release()
 
     async def _forever(self, work: Work) -> None:
+        failures = 0
         while True:
-            if not await self._guarded(work):
-                await asyncio.sleep(self._timing.look_s)
+            failures = 0 if await self._guarded(work) else failures + 1
+            if failures:
+                longest_s = min(self._timing.look_most_s, self._timing.look_s * 2 ** min(failures - 1, 16))
+                await asyncio.sleep(longest_s * random.uniform(0.5, 1))  # noqa: S311 (spreads load)
 
     async def _guarded(self, work: Work) -> bool:
-        """Whether it went well. Nothing that one message or one look meets may end the conversation."""
+        """Whether it went well. Nothing that one look meets may end the conversation."""
         try:
             await work()
         except ServiceError as error:
-            log.critical("the conversation is held up", extra={"why": str(error)})
+            # An outage is logged as one, when it begins and now and then: not by each look.
+            level = logging.CRITICAL if self.readiness.part(DATABASE).ok else logging.DEBUG
+            log.log(level, "the conversation is held up", extra={"why": str(error)})
             return False
         except Exception:
             log.critical("a defect in the conversation", exc_info=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
 from reference.core import delivery
 from reference.core.delivery import BirthVerdict, StatusVerdict
-from reference.core.job import JobStatus, overdue
+from reference.core.job import JobStatus, overdue, overtaken
 from reference.core.limits import ServiceLimits
 from reference.protocol.models import Acknowledgement, Birth, BirthAnswer, Reply, StatusMessage
 from reference.service import records
@@ -20,18 +20,27 @@ UNKNOWN_CLIENT = "unknown_client"
 
 
 @dataclass(frozen=True, slots=True)
+class Now:
+    """The moment, by two clocks. Both in ms since 1970."""
+
+    wall_ms: int
+    """What people and devices call it: instants and expiry."""
+    steady_ms: int
+    """Wall time at the start of the process and what has passed since: nobody sets it, so durations rest on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ingested:
-    """What to do once it is stored. `before` and `after`: of the job that changed, if one did."""
+    """What to do once it is stored. `changed`: jobs that did, before and after."""
 
     verdict: str
     reply: Reply | None = None
     commands: tuple[Waiting, ...] = ()
-    before: JobRecord | None = None
-    after: JobRecord | None = None
+    changed: tuple[tuple[JobRecord, JobRecord], ...] = ()
 
 
 def take_birth(
-    connection: Connection, tenant: str, client_id: str, birth: Birth, now_ms: int, limits: ServiceLimits
+    connection: Connection, tenant: str, client_id: str, birth: Birth, now: Now, limits: ServiceLimits
 ) -> Ingested:
     """A device has connected: what it gets is the floor, and all that waits for it."""
     client = records.find_client(connection, tenant, client_id)
@@ -46,20 +55,23 @@ def take_birth(
         state=state,
         running_digest=birth.running_digest,
         running_version=birth.running_version,
+        previous_digest=birth.previous_digest,
+        previous_version=birth.previous_version,
+        hold=birth.hold,
         agent_version=birth.agent_version or None,
-        last_seen_ms=now_ms,
+        last_seen_ms=now.wall_ms,
     )
     records.save_client(connection, client, seen)
-    before, after = _end_orphan(connection, seen, verdict, birth.open_job_id, now_ms)
-    waiting = prepare(connection, records.list_waiting(connection, tenant, client_id), now_ms, limits)
+    ended = _end_orphans(connection, seen, verdict, birth.open_job_id, now)
+    waiting = prepare(connection, records.list_waiting(connection, tenant, client_id), now, limits)
     floor = delivery.birth_floor(state, _untaken(connection, seen, waiting))
     answer = BirthAnswer(nonce=birth.nonce, journal_epoch=birth.journal_epoch, floor=floor)
     reply = Reply(tenant_id=tenant, client_id=client_id, birth=answer)
-    return Ingested(verdict.value, reply, waiting, before, after)
+    return Ingested(verdict.value, reply, waiting, ended)
 
 
 def take_status(
-    connection: Connection, tenant: str, client_id: str, message: StatusMessage, now_ms: int
+    connection: Connection, tenant: str, client_id: str, message: StatusMessage, now: Now
 ) -> Ingested:
     """A device has spoken of a job."""
     client = records.find_client(connection, tenant, client_id)
@@ -72,13 +84,20 @@ def take_status(
     found = delivery.ingest(client.state, before.job if before else None, report, message.journal_epoch)
     if not found.acknowledge:
         return Ingested(found.verdict.value)
-    seen = replace(client, state=found.client, last_seen_ms=now_ms)
+    seen = replace(client, state=found.client, last_seen_ms=now.wall_ms)
     if found.newest:
-        seen = replace(seen, running_digest=message.running_digest, running_version=message.running_version)
+        seen = replace(
+            seen,
+            running_digest=message.running_digest,
+            running_version=message.running_version,
+            previous_digest=message.previous_digest,
+            previous_version=message.previous_version,
+        )
     records.save_client(connection, client, seen)
-    after = None
+    changed: tuple[tuple[JobRecord, JobRecord], ...] = ()
     if before is not None and found.job is not None and found.verdict is StatusVerdict.APPLIED:
-        after = records.save_job(connection, before, found.job, now_ms, told=True)
+        after = records.save_job(connection, before, found.job, now.wall_ms, told=True, told_ms=now.steady_ms)
+        changed = ((before, after), *_end_overtaken(connection, after, now))
     told = Acknowledgement(
         journal_epoch=message.journal_epoch,
         job_id=report.job_id,
@@ -86,53 +105,89 @@ def take_status(
         sequence=report.sequence,
     )
     reply = Reply(tenant_id=tenant, client_id=client_id, acknowledgement=told)
-    return Ingested(found.verdict.value, reply, (), before, after)
+    return Ingested(found.verdict.value, reply, (), changed)
 
 
 def prepare(
-    connection: Connection, rows: Iterable[Waiting], now_ms: int, limits: ServiceLimits
+    connection: Connection, rows: Sequence[Waiting], now: Now, limits: ServiceLimits
 ) -> tuple[Waiting, ...]:
     """Of these commands the ones to send now, already noted as sent: a crash in between sends again, never less."""
-    ready = []
+    jobs = records.find_jobs(connection, [waiting.job for waiting in rows])
+    ready, over = [], []
     for waiting in rows:
-        record = records.find_job(connection, waiting.tenant, waiting.job)
-        if record is None or not _pending(record, waiting, now_ms):
-            records.mark_done(connection, waiting.id)
+        record = jobs.get(waiting.job)
+        if record is None or not _pending(record, waiting, now.wall_ms):
+            over.append(waiting.id)
             continue
         sends = waiting.sends + 1
         jitter_permille = random.randrange(1001)  # noqa: S311 (spreads load, protects nothing)
         wait_ms = delivery.resend_after_ms(sends, jitter_permille, limits)
-        records.mark_sent(connection, waiting.id, sends, now_ms + wait_ms)
-        ready.append(replace(waiting, sends=sends))
-    return tuple(ready)
+        found = replace(waiting, sends=sends, correlation_id=record.correlation_id)
+        ready.append((found, now.steady_ms + wait_ms))
+    records.mark_done(connection, over)
+    records.mark_sent(connection, ready)
+    return tuple(waiting for waiting, _ in ready)
 
 
 def end_overdue(
-    connection: Connection, silent: Iterable[JobRecord], now_ms: int, limits: ServiceLimits
+    connection: Connection, silent: Iterable[JobRecord], now: Now, hearing_ms: int, limits: ServiceLimits
 ) -> list[tuple[JobRecord, JobRecord]]:
-    """Jobs that have passed their deadline, before and after."""
+    """Jobs that have passed their deadline, before and after.
+
+    `hearing_ms`: since the service can hear devices; what was before is no silence of theirs.
+    """
     ended = []
     for seen in silent:
         before = records.find_job(connection, seen.tenant, seen.job.id)
         if before is None:
             continue
-        job = overdue(before.job, now_ms - before.told_ms, limits)
+        silent_ms = delivery.heard_silence_ms(now.steady_ms - before.told_ms, hearing_ms)
+        job = overdue(before.job, silent_ms, now.steady_ms - before.created_ms, limits)
         if job != before.job:
-            ended.append((before, records.save_job(connection, before, job, now_ms, told=False)))
+            after = records.save_job(connection, before, job, now.wall_ms, told=False)
+            ended += [(before, after), *_end_overtaken(connection, after, now)]
     return ended
 
 
-def _end_orphan(
-    connection: Connection, client: ClientRecord, verdict: BirthVerdict, open_job_id: str | None, now_ms: int
-) -> tuple[JobRecord, JobRecord] | tuple[None, None]:
-    """The job that a lost journal took with it, before and after; None twice when there is none."""
-    opened = records.find_open_job(connection, client.tenant, client.id)
-    if opened is None:
-        return None, None
-    job = delivery.orphaned(opened.job, verdict, open_job_id)
-    if job == opened.job:
-        return None, None
-    return opened, records.save_job(connection, opened, job, now_ms, told=False)
+def end_superseded(
+    connection: Connection, waiting: Iterable[JobRecord], now: Now
+) -> list[tuple[JobRecord, JobRecord]]:
+    """Superseded jobs whose newer one is worked on or over, before and after.
+
+    Most end with the status that says so; this finds those whose newer one ended in another way.
+    """
+    ended: list[tuple[JobRecord, JobRecord]] = []
+    for record in waiting:
+        by = record.job.superseded_by
+        newer = None if by is None else records.find_job_of(connection, record.tenant, record.client, by)
+        if newer is not None:
+            ended += _end_overtaken(connection, newer, now)
+    return ended
+
+
+def _end_overtaken(
+    connection: Connection, newer: JobRecord, now: Now
+) -> tuple[tuple[JobRecord, JobRecord], ...]:
+    ended = []
+    for before in records.list_open_jobs(connection, newer.tenant, newer.client):
+        job = overtaken(before.job, newer.job)
+        if job != before.job:
+            ended.append((before, records.save_job(connection, before, job, now.wall_ms, told=False)))
+    return tuple(ended)
+
+
+def _end_orphans(
+    connection: Connection, client: ClientRecord, verdict: BirthVerdict, open_job_id: str | None, now: Now
+) -> tuple[tuple[JobRecord, JobRecord], ...]:
+    """The jobs that a lost journal took with it, before and after."""
+    if verdict is not BirthVerdict.NEW:
+        return ()
+    ended = []
+    for before in records.list_open_jobs(connection, client.tenant, client.id):
+        job = delivery.orphaned(before.job, verdict, open_job_id)
+        if job != before.job:
+            ended.append((before, records.save_job(connection, before, job, now.wall_ms, told=False)))
+    return tuple(ended)
 
 
 def _pending(record: JobRecord, waiting: Waiting, now_ms: int) -> bool:

@@ -23,5 +23,16 @@ class Link(Protocol):
     async def stop(self) -> None:
         """Say goodbye. Nothing is put into `events` afterwards."""
 
-    async def publish(self, topic: str, payload: bytes) -> None:
-        """Hand a message to the broker. Raises BlackstartError when that failed or is not known to have worked."""
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        expiry_s: int | None = None,
+        correlation: bytes | None = None,
+        content_type: str | None = None,
+    ) -> None:
+        """Hand a message to the broker. Raises BlackstartError when that failed or is not known to have worked.
+
+        The last three (`expiry_s` in seconds) travel with it where MQTT 5 is spoken, and are left out elsewhere.
+        """

@@ -40,6 +40,16 @@ class Metrics:
         )  # fmt: skip
         self.broker_connected = Gauge("blackstart_broker_connected", "1 while connected", registry=made)
 
+        self.part_up = Gauge(
+            "blackstart_part_up",
+            "1 while a part that the service stands on is there",
+            ["part"],
+            registry=made,
+        )
+        self.spooled = Gauge(
+            "blackstart_statuses_spooled", "Statuses that wait in a file for the database", registry=made
+        )
+
     def text(self) -> bytes:
         """The exposition."""
         return generate_latest(self.registry)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from reference.core.errors import BlackstartError, Reason, ServiceError
+from reference.service.correlation import current as correlation_id
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger(__name__)
@@ -21,6 +22,13 @@ _STATUS = {
     Reason.FORBIDDEN: 403,
     Reason.NOT_FOUND: 404,
     Reason.CONFLICT: 409,
+    Reason.VERSION_WITHDRAWN: 409,
+    Reason.NO_PREVIOUS_VERSION: 409,
+    Reason.TOO_MANY_STREAMS: 429,
+    Reason.REGISTRATION_TOKEN_INVALID: 401,
+    Reason.REGISTRATION_TOKEN_EXPIRED: 401,
+    Reason.REGISTRATION_TOKEN_USED: 409,
+    Reason.CERTIFICATE_REFUSED: 401,
     Reason.UNAVAILABLE: 503,
 }
 _REASON = {
@@ -48,6 +56,8 @@ def problem(
         "detail": detail,
         "instance": instance,
     }
+    if (correlation := correlation_id()) is not None:
+        body["correlationId"] = correlation
     body.update(extra or {})
     sent = dict(headers or {})
     if status == 401:
@@ -58,13 +68,23 @@ def problem(
 
 
 class ConflictError(ServiceError):
-    """What was asked for does not fit what is. `job_id` names the job in the way, if there is one."""
+    """What was asked for does not fit what is. `job_id` names the job that it is about, if there is one; `opened`
+    says that it is in the way because it is open."""
 
     default = Reason.CONFLICT
 
-    def __init__(self, what: str, *, todo: str = "", job_id: str | None = None) -> None:
-        super().__init__(what, todo=todo)
+    def __init__(
+        self,
+        what: str,
+        *,
+        reason: Reason | None = None,
+        todo: str = "",
+        job_id: str | None = None,
+        opened: bool = False,
+    ) -> None:
+        super().__init__(what, reason=reason, todo=todo)
         self.job_id = job_id
+        self.opened = opened
 
 
 class NotFoundError(ServiceError):
@@ -85,10 +105,16 @@ def _of_ours(request: Request, error: Exception) -> JSONResponse:
     status = _STATUS.get(error.reason, 422)
     if status == 503:
         log.error("request failed: %s", error)
-        return problem(503, error.reason, "The service cannot answer now. Try again.", request.url.path)
-    extra: dict[str, object] = {}
+        detail = (
+            str(error) if getattr(error, "public", False) else "The service cannot answer now. Try again."
+        )
+        return problem(503, error.reason, detail, request.url.path)
+    extra: dict[str, object] = {"where": error.where, "todo": error.todo}
+    extra = {name: _plain(str(value)) for name, value in extra.items() if value}
     if isinstance(error, ConflictError) and error.job_id is not None:
         extra["jobId"] = error.job_id
+        if error.opened:
+            extra["openJobId"] = error.job_id
     return problem(status, error.reason, str(error), request.url.path, extra)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, text, update
 
 from reference.core.delivery import ClientState
 from reference.core.errors import Reason
 from reference.core.job import Job, JobStatus
 from reference.core.limits import ServiceLimits
-from reference.core.model import Health, Image, Outcome, Phase
-from reference.service import schema
+from reference.core.model import Outcome, Phase
+from reference.service import eventlog, schema
+from reference.service.eventlog import EventType
 
 OPEN = (JobStatus.QUEUED.value, JobStatus.IN_PROGRESS.value)
 
@@ -29,16 +31,10 @@ class ClientRecord:
     agent_version: str | None
     last_seen_ms: int | None
     created_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class VersionRecord:
-    """A version that can be commanded."""
-
-    tenant: str
-    image: Image
-    health: Health
-    created_ms: int
+    previous_digest: str | None = None
+    """What a rollback would bring back, as the device says."""
+    previous_version: str | None = None
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +52,11 @@ class JobRecord:
     updated_ms: int
     told_ms: int
     """When the device last spoke of it; at first, when it was made."""
+    kind: str = "update"
+    """`update` or `rollback`: what was asked for. To the device both are the same."""
+    correlation_id: str | None = None
+    successor: str | None = None
+    """Id of the job that superseded it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,27 @@ class Waiting:
     payload: bytes
     sends: int
     expires_ms: int
+    correlation_id: str | None = None
+    """Its job's, once that was looked up."""
+
+
+# Statements of an order, built once: building them costs more than running them.
+_CLIENT = select(schema.clients).where(
+    schema.clients.c.tenant == bindparam("tenant"), schema.clients.c.id == bindparam("client")
+)
+_ISSUED = (
+    update(schema.clients)
+    .where(schema.clients.c.tenant == bindparam("_tenant"), schema.clients.c.id == bindparam("_client"))
+    .values(issued=bindparam("_issued"))
+)
+_COUNTING = select(schema.jobs).where(
+    schema.jobs.c.tenant == bindparam("tenant"),
+    schema.jobs.c.client == bindparam("client"),
+    # As the index says it, so that it is used.
+    text("status IN ('QUEUED', 'IN_PROGRESS') AND superseded_by IS NULL"),
+)
+_ADD_JOB = insert(schema.jobs)
+_ADD_WAITING = insert(schema.outbox)
 
 
 # ---- clients
@@ -77,27 +99,30 @@ class Waiting:
 
 def find_client(connection: Connection, tenant: str, client_id: str) -> ClientRecord | None:
     """None when the tenant has no such client."""
-    table = schema.clients
-    row = connection.execute(select(table).where(table.c.tenant == tenant, table.c.id == client_id)).first()
-    if row is None:
+    found = peek_client(connection, tenant, client_id)
+    if found is None:
         return None
     epochs = schema.replaced_epochs
     query = select(epochs.c.epoch).where(epochs.c.tenant == tenant, epochs.c.client == client_id)
-    return _client(row, frozenset(connection.scalars(query)))
+    return replace(found, state=replace(found.state, replaced=frozenset(connection.scalars(query))))
 
 
-def list_clients(connection: Connection, tenant: str, after: str, limit: int) -> list[ClientRecord]:
-    """In order of their ids, from behind `after` on; without their replaced epochs."""
-    table = schema.clients
-    query = (
-        select(table).where(table.c.tenant == tenant, table.c.id > after).order_by(table.c.id).limit(limit)
-    )
-    return [_client(row, frozenset()) for row in connection.execute(query)]
+def peek_client(connection: Connection, tenant: str, client_id: str) -> ClientRecord | None:
+    """The same without its replaced epochs: not for `save_client`."""
+    row = connection.execute(_CLIENT, {"tenant": tenant, "client": client_id}).first()
+    return None if row is None else client_of(row)
 
 
 def add_client(connection: Connection, tenant: str, client_id: str, now_ms: int) -> None:
     """A client that has not been seen yet."""
     connection.execute(insert(schema.clients).values(tenant=tenant, id=client_id, created_ms=now_ms))
+    eventlog.add(connection, tenant, EventType.CLIENT_CREATED, {"clientId": client_id}, now_ms)
+
+
+def set_issued(connection: Connection, client: ClientRecord, generation: int) -> None:
+    """Note the generation of a new command."""
+    given = {"_tenant": client.tenant, "_client": client.id, "_issued": generation}
+    connection.execute(_ISSUED, given)
 
 
 def save_client(connection: Connection, before: ClientRecord, after: ClientRecord) -> None:
@@ -113,6 +138,9 @@ def save_client(connection: Connection, before: ClientRecord, after: ClientRecor
             sequence=state.sequence,
             running_digest=after.running_digest,
             running_version=after.running_version,
+            previous_digest=after.previous_digest,
+            previous_version=after.previous_version,
+            hold=int(after.hold),
             agent_version=after.agent_version,
             last_seen_ms=after.last_seen_ms,
         )
@@ -121,54 +149,26 @@ def save_client(connection: Connection, before: ClientRecord, after: ClientRecor
         connection.execute(
             insert(schema.replaced_epochs).values(tenant=after.tenant, client=after.id, epoch=epoch)
         )
+    if (shown := _shown(after)) != _shown(before):
+        at_ms = after.last_seen_ms or after.created_ms
+        eventlog.add(connection, after.tenant, EventType.CLIENT_UPDATED, shown, at_ms)
 
 
-def _client(row: Row[Any], replaced: frozenset[str]) -> ClientRecord:
+def _shown(client: ClientRecord) -> dict[str, eventlog.Scalar]:
+    return {
+        "clientId": client.id, "runningVersion": client.running_version, "runningDigest": client.running_digest,
+        "previousVersion": client.previous_version, "previousDigest": client.previous_digest,
+        "agentVersion": client.agent_version, "hold": client.hold,
+    }  # fmt: skip
+
+
+def client_of(row: Row[Any]) -> ClientRecord:
+    """Without its replaced epochs."""
     return ClientRecord(
-        row.tenant, row.id, ClientState(row.issued, row.reported, row.epoch, replaced, row.sequence),
+        row.tenant, row.id, ClientState(row.issued, row.reported, row.epoch, frozenset(), row.sequence),
         row.running_digest, row.running_version, row.agent_version, row.last_seen_ms, row.created_ms,
+        row.previous_digest, row.previous_version, bool(row.hold),
     )  # fmt: skip
-
-
-# ---- versions
-
-
-def find_version(connection: Connection, tenant: str, version: str) -> VersionRecord | None:
-    """None when the tenant has no such version."""
-    table = schema.versions
-    row = connection.execute(
-        select(table).where(table.c.tenant == tenant, table.c.version == version)
-    ).first()
-    return None if row is None else _version(row)
-
-
-def list_versions(connection: Connection, tenant: str, limit: int) -> list[VersionRecord]:
-    """The newest first."""
-    table = schema.versions
-    query = select(table).where(table.c.tenant == tenant).order_by(table.c.created_ms.desc(), table.c.version)
-    return [_version(row) for row in connection.execute(query.limit(limit))]
-
-
-def add_version(connection: Connection, record: VersionRecord) -> None:
-    """A version never changes once it is there."""
-    connection.execute(
-        insert(schema.versions).values(
-            tenant=record.tenant,
-            version=record.image.version,
-            repository=record.image.repository,
-            digest=record.image.digest,
-            probe=record.health.probe,
-            start_period_ms=record.health.start_period_ms,
-            window_ms=record.health.window_ms,
-            stable_for_ms=record.health.stable_for_ms,
-            created_ms=record.created_ms,
-        )
-    )
-
-
-def _version(row: Row[Any]) -> VersionRecord:
-    health = Health(row.probe, row.start_period_ms, row.window_ms, row.stable_for_ms)
-    return VersionRecord(row.tenant, Image(row.repository, row.digest, row.version), health, row.created_ms)
 
 
 # ---- jobs
@@ -178,42 +178,87 @@ def find_job(connection: Connection, tenant: str, job_id: str) -> JobRecord | No
     """None when the tenant has no such job."""
     table = schema.jobs
     row = connection.execute(select(table).where(table.c.tenant == tenant, table.c.id == job_id)).first()
-    return None if row is None else _job(row)
+    return None if row is None else job_of(row)
+
+
+def find_jobs(connection: Connection, job_ids: Sequence[str]) -> dict[str, JobRecord]:
+    """Those that there are, by id, of any tenant."""
+    table = schema.jobs
+    if not job_ids:
+        return {}
+    return {row.id: job_of(row) for row in connection.execute(select(table).where(table.c.id.in_(job_ids)))}
 
 
 def find_open_job(connection: Connection, tenant: str, client: str) -> JobRecord | None:
-    """The one job of a client that has not ended."""
+    """The one job of a client that has not ended and was not superseded."""
+    row = connection.execute(_COUNTING, {"tenant": tenant, "client": client}).first()
+    return None if row is None else job_of(row)
+
+
+def list_open_jobs(connection: Connection, tenant: str, client: str) -> list[JobRecord]:
+    """All jobs of a client that have not ended, superseded ones too, the oldest first."""
     table = schema.jobs
     query = select(table).where(table.c.tenant == tenant, table.c.client == client, table.c.status.in_(OPEN))
-    row = connection.execute(query).first()
-    return None if row is None else _job(row)
+    return [job_of(row) for row in connection.execute(query.order_by(table.c.generation))]
 
 
-def list_jobs(
-    connection: Connection, tenant: str, client: str | None, status: JobStatus | None, limit: int
-) -> list[JobRecord]:
-    """The newest first."""
+def list_superseded(connection: Connection, limit: int) -> list[JobRecord]:
+    """Superseded jobs, of all tenants, that no device has spoken of."""
     table = schema.jobs
-    query = select(table).where(table.c.tenant == tenant)
-    if client is not None:
-        query = query.where(table.c.client == client)
-    if status is not None:
-        query = query.where(table.c.status == status.value)
-    query = query.order_by(table.c.created_ms.desc(), table.c.generation.desc(), table.c.id).limit(limit)
-    return [_job(row) for row in connection.execute(query)]
+    query = select(table).where(table.c.status == "QUEUED", table.c.superseded_by.is_not(None))
+    return [job_of(row) for row in connection.execute(query.order_by(table.c.told_ms).limit(limit))]
+
+
+def find_job_of(connection: Connection, tenant: str, client: str, generation: int) -> JobRecord | None:
+    """The job of a client with that generation."""
+    table = schema.jobs
+    query = select(table).where(
+        table.c.tenant == tenant, table.c.client == client, table.c.generation == generation
+    )
+    row = connection.execute(query).first()
+    return None if row is None else job_of(row)
+
+
+def find_running_before(
+    connection: Connection, tenant: str, client: str, digest: str | None
+) -> JobRecord | None:
+    """The newest job that succeeded with another image than `digest`: what ran before, by the history."""
+    table = schema.jobs
+    query = select(table).where(
+        table.c.tenant == tenant,
+        table.c.client == client,
+        table.c.status == "SUCCEEDED",
+        table.c.digest != (digest or ""),
+    )
+    row = connection.execute(query.order_by(table.c.generation.desc()).limit(1)).first()
+    return None if row is None else job_of(row)
 
 
 def list_silent_jobs(
     connection: Connection, now_ms: int, limits: ServiceLimits, limit: int
 ) -> list[JobRecord]:
-    """Open jobs, of all tenants, that may be overdue: no device has spoken of them for too long."""
+    """Open jobs, of all tenants, that may be overdue: `reference.core.job.overdue` says whether they are."""
     table = schema.jobs
+    longest_ago = now_ms - limits.shortest_deadline_ms
+    steps = [
+        and_(table.c.phase == phase.value, table.c.told_ms < now_ms - limits.step_deadline_ms(phase))
+        for phase in Phase
+    ]
     silent = or_(
-        and_(table.c.status == "QUEUED", table.c.told_ms < now_ms - limits.accept_deadline_ms),
-        and_(table.c.status == "IN_PROGRESS", table.c.told_ms < now_ms - limits.progress_deadline_ms),
+        and_(table.c.status == "QUEUED", table.c.created_ms < now_ms - limits.accept_deadline_ms),
+        # The first condition is what the index is for.
+        and_(table.c.told_ms < longest_ago, table.c.status == "IN_PROGRESS", or_(*steps)),
+        table.c.created_ms < now_ms - limits.job_deadline_ms,
     )
-    query = select(table).where(table.c.status.in_(OPEN), silent).order_by(table.c.told_ms)
-    return [_job(row) for row in connection.execute(query.limit(limit))]
+    query = select(table).where(table.c.status.in_(OPEN), silent)
+    return [job_of(row) for row in connection.execute(query.order_by(table.c.told_ms).limit(limit))]
+
+
+def make_told(connection: Connection, now_ms: int) -> None:
+    """No device spoke in the future: a clock that was set back between two starts pauses no deadline."""
+    table = schema.jobs
+    later = update(table).where(table.c.status.in_(OPEN), table.c.told_ms > now_ms)
+    connection.execute(later.values(told_ms=now_ms))
 
 
 def add_job(connection: Connection, record: JobRecord) -> None:
@@ -228,14 +273,34 @@ def add_job(connection: Connection, record: JobRecord) -> None:
         "expires_ms": record.expires_ms,
         "created_by": record.created_by,
         "created_ms": record.created_ms,
+        "kind": record.kind,
+        "correlation_id": record.correlation_id,
     }
-    connection.execute(insert(schema.jobs).values(**fixed, **_job_values(record)))
+    connection.execute(_ADD_JOB, {**fixed, **_job_values(record)})
+    _tell_job(connection, record, EventType.JOB_CREATED)
 
 
-def save_job(connection: Connection, record: JobRecord, job: Job, now_ms: int, *, told: bool) -> JobRecord:
-    """Write what a job has come to, and close what waited for it. `told`: the device spoke of it."""
+def set_successor(connection: Connection, record: JobRecord, successor: str) -> None:
+    """Note which job superseded one."""
     table = schema.jobs
-    told_ms = now_ms if told else record.told_ms
+    connection.execute(update(table).where(table.c.id == record.job.id).values(successor=successor))
+
+
+def save_job(
+    connection: Connection,
+    record: JobRecord,
+    job: Job,
+    now_ms: int,
+    *,
+    told: bool,
+    told_ms: int | None = None,
+) -> JobRecord:
+    """Write what a job has come to, and close what waited for it. `told`: the device spoke of it.
+
+    `told_ms`: when, by the clock that durations are measured with; without it, `now_ms`.
+    """
+    table = schema.jobs
+    told_ms = (now_ms if told_ms is None else told_ms) if told else record.told_ms
     after = replace(
         record, job=job, updated_ms=record.updated_ms if job == record.job else now_ms, told_ms=told_ms
     )
@@ -246,7 +311,22 @@ def save_job(connection: Connection, record: JobRecord, job: Job, now_ms: int, *
         if not job.status.terminal:
             close = close.where(waiting.c.kind == "update")
         connection.execute(close.values(done=1))
+    # A device that only says again how it is has no news.
+    if replace(job, epoch=None, sequence=0) != replace(record.job, epoch=None, sequence=0):
+        _tell_job(connection, after, EventType.JOB_UPDATED)
     return after
+
+
+def _tell_job(connection: Connection, record: JobRecord, kind: EventType) -> None:
+    job = record.job
+    shown: dict[str, eventlog.Scalar] = {
+        "jobId": job.id, "clientId": record.client, "targetVersion": record.version, "generation": job.generation,
+        "status": job.status.value, "phase": job.phase.value, "outcome": job.outcome.value if job.outcome else None,
+        "rolledBack": job.outcome is Outcome.ROLLED_BACK, "reason": job.reason.value if job.reason else None,
+        "downtimeMs": job.downtime_ms, "lateOutcome": job.late_outcome.value if job.late_outcome else None,
+        "correlationId": record.correlation_id,
+    }  # fmt: skip
+    eventlog.add(connection, record.tenant, kind, shown, record.updated_ms)
 
 
 def _job_values(record: JobRecord) -> dict[str, str | int | None]:
@@ -263,49 +343,44 @@ def _job_values(record: JobRecord) -> dict[str, str | int | None]:
         "sequence": job.sequence,
         "updated_ms": record.updated_ms,
         "told_ms": record.told_ms,
+        "superseded_by": job.superseded_by,
     }
 
 
-def _job(row: Row[Any]) -> JobRecord:
+def job_of(row: Row[Any]) -> JobRecord:
+    """A row of `jobs`."""
     late: Outcome | JobStatus | None = None
     if row.late_outcome:
         late = Outcome(row.late_outcome) if row.late_outcome in set(Outcome) else JobStatus(row.late_outcome)
     job = Job(
         row.id, row.generation, JobStatus(row.status), Phase(row.phase),
         Outcome(row.outcome) if row.outcome else None, Reason(row.reason) if row.reason else None,
-        row.message, row.downtime_ms, late, row.epoch, row.sequence,
+        row.message, row.downtime_ms, late, row.epoch, row.sequence, row.superseded_by,
     )  # fmt: skip
     return JobRecord(
         row.tenant, row.client, job, row.version, row.digest, row.expires_ms, row.created_by, row.created_ms,
-        row.updated_ms, row.told_ms,
+        row.updated_ms, row.told_ms, row.kind, row.correlation_id, row.successor,
     )  # fmt: skip
 
 
 # ---- the outbox
 
 
-def add_waiting(connection: Connection, record: JobRecord, kind: str, payload: bytes, now_ms: int) -> None:
-    """A command for the device, due at once."""
-    connection.execute(
-        insert(schema.outbox).values(
-            tenant=record.tenant,
-            client=record.client,
-            job=record.job.id,
-            kind=kind,
-            payload=payload,
-            next_ms=now_ms,
-            expires_ms=record.expires_ms,
-        )
-    )
+def add_waiting(connection: Connection, record: JobRecord, kind: str, payload: bytes) -> None:
+    """A command for the device, due at once, by any clock."""
+    given = {
+        "tenant": record.tenant, "client": record.client, "job": record.job.id, "kind": kind, "payload": payload,
+        "next_ms": 0, "expires_ms": record.expires_ms,
+    }  # fmt: skip
+    connection.execute(_ADD_WAITING, given)
 
 
 def list_due(connection: Connection, now_ms: int, limit: int) -> list[Waiting]:
-    """Commands that have to be sent now, the longest overdue first."""
+    """Commands that have to be sent now, the longest overdue first. What another service is sending is left to it."""
     table = schema.outbox
     query = select(table).where(table.c.done == 0, table.c.next_ms <= now_ms)
-    return [
-        _waiting(row) for row in connection.execute(query.order_by(table.c.next_ms, table.c.id).limit(limit))
-    ]
+    query = query.order_by(table.c.next_ms, table.c.id).limit(limit).with_for_update(skip_locked=True)
+    return [_waiting(row) for row in connection.execute(query)]
 
 
 def list_waiting(connection: Connection, tenant: str, client: str) -> list[Waiting]:
@@ -321,15 +396,20 @@ def times_sent(connection: Connection, job_id: str) -> int:
     return sum(connection.scalars(select(table.c.sends).where(table.c.job == job_id)))
 
 
-def mark_sent(connection: Connection, waiting_id: int, sends: int, next_ms: int) -> None:
-    """It is about to be sent for the `sends`-th time."""
+def mark_sent(connection: Connection, sent: Sequence[tuple[Waiting, int]]) -> None:
+    """These are about to be sent, and each is due again at the instant beside it."""
     table = schema.outbox
-    connection.execute(update(table).where(table.c.id == waiting_id).values(sends=sends, next_ms=next_ms))
+    if sent:
+        values = [{"_id": w.id, "_sends": w.sends, "_next": next_ms} for w, next_ms in sent]
+        change = update(table).where(table.c.id == bindparam("_id"))
+        connection.execute(change.values(sends=bindparam("_sends"), next_ms=bindparam("_next")), values)
 
 
-def mark_done(connection: Connection, waiting_id: int) -> None:
-    """It is never sent again."""
-    connection.execute(update(schema.outbox).where(schema.outbox.c.id == waiting_id).values(done=1))
+def mark_done(connection: Connection, waiting_ids: Sequence[int]) -> None:
+    """These are never sent again."""
+    table = schema.outbox
+    if waiting_ids:
+        connection.execute(update(table).where(table.c.id.in_(waiting_ids)).values(done=1))
 
 
 def next_due_ms(connection: Connection) -> int | None:
@@ -343,9 +423,7 @@ def _waiting(row: Row[Any]) -> Waiting:
     return Waiting(row.id, row.tenant, row.client, row.job, row.kind, row.payload, row.sends, row.expires_ms)
 
 
-def make_all_due(connection: Connection, now_ms: int) -> None:
-    """Everything that waits is sent now: the way to the broker has just come back."""
+def make_all_due(connection: Connection) -> None:
+    """Everything that waits is sent now: the way to the broker has just come back, or the service has just started."""
     table = schema.outbox
-    connection.execute(
-        update(table).where(table.c.done == 0, table.c.next_ms > now_ms).values(next_ms=now_ms)
-    )
+    connection.execute(update(table).where(table.c.done == 0, table.c.next_ms > 0).values(next_ms=0))

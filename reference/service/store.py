@@ -1,133 +1,175 @@
-"""The database behind two doors: `write`, one transaction after the other, and `read`.
+"""The database behind two doors: `write`, one transaction that is durable when it returns, and `read`.
 
-SQLite takes one writer at a time; here it has one thread and one connection, so that writers wait in a queue rather
-than for a lock. WAL with synchronous=FULL: what a commit has returned from survives a power cut. The doors take
-functions over a SQLAlchemy connection, so another database changes this file only.
+By URL it is SQLite, a file with one writer, or PostgreSQL. The rules are the same on both: a transaction sees one
+state of the database, and no two of them overwrite each other's work (`reference.service.databases`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
-from reference.core.errors import ServiceError
-from reference.service.schema import SCHEMA_VERSION, metadata
+from reference.core.errors import InputError, ServiceError
+from reference.service import migrations
+from reference.service.databases import (
+    READERS,
+    WRITERS,
+    GroupWriter,
+    Lane,
+    OneReader,
+    Retrying,
+    postgres_engine,
+    sqlite_engine,
+)
 
 T = TypeVar("T")
-BUSY_MS = 5_000
-"""How long a statement waits for a lock of another process (a backup, a look with sqlite3)."""
-log = logging.getLogger(__name__)
+Watcher = Callable[[str | None], None]
+"""Is told after each transaction what is wrong with the database, None when nothing is."""
 
 
 class Store:
     """Open with `Store.open`; `close` when done. Every failure of the database is a ServiceError."""
 
-    def __init__(self, path: Path, writer: Engine, reader: Engine) -> None:
-        self.path = path
-        self._engines = {True: writer, False: reader}
-        self._threads = {
-            True: ThreadPoolExecutor(1, "store-writer"),
-            False: ThreadPoolExecutor(1, "store-reader"),
-        }
+    def __init__(
+        self, where: str, folder: Path | None, engines: tuple[Engine, ...], lanes: tuple[Lane, Lane]
+    ) -> None:
+        self.where = where
+        """For people: the file, or the URL without its password."""
+        self.folder = folder
+        """Where a file may be kept beside the database; None when there is no such place."""
+        self._engines = engines
+        self._writing, self._reading = lanes
+        self._watcher: Watcher | None = None
 
     @classmethod
-    def open(cls, path: Path) -> Store:
-        """Open the database, and make it if it is not there. Blocks. Raises ServiceError."""
-        writer, reader = _engine(path, "BEGIN IMMEDIATE"), _engine(path, "BEGIN")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with writer.begin() as connection:
-                _prepare(connection, path)
-        except (SQLAlchemyError, OSError) as error:
-            writer.dispose()
-            raise _unavailable(error, path) from None
-        return cls(path, writer, reader)
+    def open(cls, where: Path | str, folder: Path | None = None) -> Store:
+        """Open the database, make it if it is not there, and bring its schema up to date. Blocks.
+
+        `where`: a path for SQLite, or a URL, `sqlite:///PATH` or `postgresql://USER@HOST/NAME`. `folder`: see there;
+        with SQLite the file's own. Raises ServiceError, and InputError for a URL that is none.
+        """
+        url = _url(where)
+        opened = _open_sqlite if url.get_backend_name() == "sqlite" else _open_postgres
+        return opened(url, folder)
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._engines[0].dialect.name
+
+    def watch(self, watcher: Watcher) -> None:
+        """Let `watcher` know of the database's health, on the event loop."""
+        self._watcher = watcher
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in a transaction: durable when this returns, undone when `work` raises. Raises ServiceError."""
-        return await self._run(True, work)
+        """Run `work` in a transaction: durable when this returns, undone when `work` raises. Raises ServiceError.
+
+        `work` touches nothing but the database: it may be run again when another transaction got in its way. After a
+        ServiceError it may have been kept all the same, if the database died in the commit: a work bears being
+        repeated.
+        """
+        return await self._run(self._writing, work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` over one consistent view. Raises ServiceError."""
-        return await self._run(False, work)
+        return await self._run(self._reading, work)
 
     async def close(self) -> None:
-        """Finish what was begun and let go of the file."""
-        for threads in self._threads.values():
-            await asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
-        for engine in self._engines.values():
+        """Finish what was begun and let go of the database."""
+        for lane in (self._writing, self._reading):
+            await asyncio.get_running_loop().run_in_executor(None, lane.close)
+        for engine in self._engines:
             engine.dispose()
 
-    async def _run(self, writing: bool, work: Callable[[Connection], T]) -> T:
-        def transaction() -> T:
-            try:
-                with self._engines[writing].begin() as connection:
-                    return work(connection)
-            except SQLAlchemyError as error:
-                raise _unavailable(error, self.path) from None
-
+    async def _run(self, lane: Lane, work: Callable[[Connection], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads[writing], transaction)
+            result = await asyncio.wrap_future(lane.submit(work))
+        except SQLAlchemyError as error:
+            failure = _unavailable(error, self.where)
+            # What the database itself refuses is a defect of ours, not its absence.
+            if not isinstance(error, IntegrityError | ProgrammingError):
+                self._tell(failure.what)
+            raise failure from None
         except RuntimeError as error:
-            # An executor that has been shut down.
-            raise ServiceError(f"the database is closed: {error}", where=str(self.path)) from None
+            # A lane that has been closed.
+            raise ServiceError(f"the database is closed: {error}", where=self.where) from None
+        self._tell(None)
+        return result
+
+    def _tell(self, trouble: str | None) -> None:
+        if self._watcher is not None:
+            self._watcher(trouble)
 
 
-def _engine(path: Path, begin: str) -> Engine:
-    # Not as text: in a URL's text `?`, `#` and `%` of a path would mean something.
-    url = URL.create("sqlite", database=str(path))
-    engine = create_engine(url, connect_args={"check_same_thread": False}, pool_size=1, max_overflow=0)
-
-    @event.listens_for(engine, "connect")
-    def on_connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        # The driver's own idea of when to begin hides SELECTs from the transaction: it is switched off.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-            f"busy_timeout = {BUSY_MS}",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
-
-
-def _prepare(connection: Connection, path: Path) -> None:
-    modes = [connection.exec_driver_sql(f"PRAGMA {p}").scalar_one() for p in ("journal_mode", "synchronous")]
-    if modes != ["wal", 2]:
-        raise ServiceError(f"the database cannot be made durable here: {modes}", where=str(path))
-    version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if version == 0:
-        metadata.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif version != SCHEMA_VERSION:
-        raise ServiceError(
-            f"the database has schema {version}, this program knows {SCHEMA_VERSION}",
-            where=str(path),
-            todo="Use the program that made it, or another data folder.",
+def _url(where: Path | str) -> URL:
+    if isinstance(where, Path):
+        # Not as text: in a URL's text `?`, `#` and `%` of a path would mean something.
+        return URL.create("sqlite", database=str(where))
+    try:
+        url = make_url(where)
+    except ArgumentError:
+        url = None
+    kind = url.get_backend_name() if url is not None else ""
+    if url is None or kind not in ("sqlite", "postgresql"):
+        # The text itself is not repeated: it may hold a password.
+        raise InputError(
+            "is not a database that can be used",
+            where="database URL",
+            todo="Give sqlite:///PATH or postgresql://USER@HOST/NAME.",
         )
+    if kind == "sqlite" and url.database in (None, "", ":memory:"):
+        raise InputError("names no file", where="database URL", todo="Give sqlite:///PATH.")
+    return url.set(drivername="sqlite" if kind == "sqlite" else "postgresql+psycopg")
 
 
-def _unavailable(error: SQLAlchemyError | OSError, path: Path) -> ServiceError:
-    cause = getattr(error, "orig", None) or error
+def _open_sqlite(url: URL, folder: Path | None) -> Store:
+    path = Path(str(url.database))
+    migrator = sqlite_engine(url, "BEGIN IMMEDIATE", foreign_keys=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with migrator.begin() as connection:
+            modes = [
+                connection.exec_driver_sql(f"PRAGMA {p}").scalar_one()
+                for p in ("journal_mode", "synchronous")
+            ]
+            if modes != ["wal", 2]:
+                raise ServiceError(f"the database cannot be made durable here: {modes}", where=str(path))
+            migrations.upgrade(connection, str(path))
+    except (SQLAlchemyError, OSError) as error:
+        raise _unavailable(error, str(path)) from None
+    finally:
+        migrator.dispose()
+    writer, reader = sqlite_engine(url, "BEGIN IMMEDIATE"), sqlite_engine(url, "BEGIN")
+    lanes = (GroupWriter(writer), OneReader(reader))
+    return Store(str(path), folder or path.parent, (writer, reader), lanes)
+
+
+def _open_postgres(url: URL, folder: Path | None) -> Store:
+    where = url.render_as_string(hide_password=True)
+    engine = postgres_engine(url)
+    try:
+        # Not under REPEATABLE READ: whoever waited for the lock has to see what its holder did.
+        with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+            migrations.upgrade(connection, where)
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise _unavailable(error, where) from None
+    except BaseException:
+        engine.dispose()
+        raise
+    lanes = (Retrying(engine, WRITERS, "store-writer"), Retrying(engine, READERS, "store-reader"))
+    return Store(where, folder, (engine,), lanes)
+
+
+def _unavailable(error: SQLAlchemyError | OSError, where: str) -> ServiceError:
+    cause = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
     return ServiceError(
-        f"the database failed: {cause}",
-        where=str(path),
-        todo="Look at the disk and the file's rights, then try again.",
+        f"the database failed: {cause[0]}",
+        where=where,
+        todo="Look at the database, its disk and its rights, then try again.",
     )

@@ -84,7 +84,7 @@ def test_the_longest_trial_ends_before_the_service_gives_it_up() -> None:
     longest = dict.fromkeys(("startPeriodMs", "windowMs", "stableForMs"), models.MAX_TRIAL_PART_MS)
     health = models.parse_update(_changed(health=longest)).to_core().health
     whole = health.start_period_ms + health.window_ms + health.stable_for_ms
-    assert whole < DEFAULT_SERVICE_LIMITS.progress_deadline_ms
+    assert whole < DEFAULT_SERVICE_LIMITS.verifying_deadline_ms
 
 
 def test_unknown_fields_are_tolerated() -> None:

@@ -23,6 +23,7 @@ from reference.protocol.topics import Kind
 from reference.service.app import Parts, create_app
 from reference.service.auth import DevelopmentIssuer, Role
 from reference.service.conversation import Timing, wall_ms
+from reference.service.enrolment import Enrolment
 from reference.service.store import Store
 from reference.support.mqtt import Connected, Disconnected, Event, Message, NotConnectedError
 
@@ -34,6 +35,10 @@ PATIENCE_S = 5.0
 FAST = ServiceLimits(resend_first_ms=40, resend_limit_ms=80)
 SLOW = ServiceLimits(resend_first_ms=3_600_000, resend_limit_ms=3_600_000)
 """Nothing is sent twice within a test."""
+
+
+DATABASES: dict[Path, str] = {}
+"""By data folder, the database that the fixture `database_url` made for it."""
 
 
 class FakeLink:
@@ -57,7 +62,15 @@ class FakeLink:
     async def stop(self) -> None:
         self._connected = False
 
-    async def publish(self, topic: str, payload: bytes) -> None:
+    async def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        expiry_s: int | None = None,
+        correlation: bytes | None = None,
+        content_type: str | None = None,
+    ) -> None:
         if not self._connected:
             raise NotConnectedError("there is no connection to the broker", where="fake")
         self.sent.append((topic, payload))
@@ -198,12 +211,31 @@ async def running(
     *,
     limits: ServiceLimits = FAST,
     now_ms: Callable[[], int] = wall_ms,
+    elapsed_ms: Callable[[], int] | None = None,
+    database: str | None = None,
+    enrolment: Enrolment | None = None,
 ) -> AsyncIterator[Service]:
-    """The application, its lifespan included, over the data of `data`."""
+    """The application, its lifespan included, over the data of `data`, and `database` where that is another one.
+
+    `elapsed_ms`: the clock of durations; without it the wall's, so that a test that moves one moves both.
+    """
     link = link or FakeLink()
-    store, issuer = Store.open(data / "service.db"), DevelopmentIssuer.open(data)
-    timing = Timing(look_s=0.02, store_retry_s=(0.01, 0.01))
-    app = create_app(Parts(store, link, KEY, issuer, limits=limits, timing=timing, now_ms=now_ms))
+    url = database or DATABASES.get(data)
+    store = Store.open(url, data) if url else Store.open(data / "service.db")
+    issuer = DevelopmentIssuer.open(data)
+    timing = Timing(look_s=0.02, look_most_s=0.1, store_retry_s=(0.01, 0.01), elapsed_ms=elapsed_ms or now_ms)
+    app = create_app(
+        Parts(
+            store,
+            link,
+            KEY,
+            issuer,
+            limits=limits,
+            timing=timing,
+            now_ms=now_ms,
+            enrolment=enrolment or Enrolment(),
+        )
+    )
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:

@@ -82,7 +82,7 @@ async def test_starts_answers_and_ends(arguments: dict[str, str], number: signal
             headers = {"Authorization": f"Bearer {token}"}
             assert (await http.get("/api/v1/clients", headers=headers)).json() == {
                 "items": [],
-                "nextAfter": None,
+                "nextCursor": None,
             }
         process.send_signal(number)
         assert await process.stdout.read() == b"", "nothing but the ready line"
