@@ -28,7 +28,7 @@ from reference.pki.names import SERVICE_NAME
 from reference.protocol import topics
 from reference.stack import HOST, Device, Stack
 from reference.support.files import write_durably
-from reference.support.mqtt import Connected, MqttLink, TlsFiles
+from reference.support.mqtt import Connected, MqttLink, Protocol, TlsFiles
 
 OLD, NEW = "1.0.0", "2.0.0"
 POLL_S = 0.05
@@ -206,7 +206,10 @@ class Bench:
         try:
             files = DevelopmentCA.open_or_create(self.stack.data / "ca").issue_service()
             tls = TlsFiles(files.ca, files.cert, files.key)
-            link = MqttLink(HOST, self.stack.broker_port, SERVICE_NAME, tls=tls, subscriptions=())
+            link = MqttLink(
+                HOST, self.stack.broker_port, SERVICE_NAME, tls=tls, subscriptions=(),
+                protocol=Protocol(self.stack.mqtt_version),
+            )  # fmt: skip
             await link.start()
             try:
                 async with asyncio.timeout(10):

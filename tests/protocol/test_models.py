@@ -107,7 +107,7 @@ def test_policy_and_correlation_reach_core_and_come_back() -> None:
 
 @pytest.mark.parametrize("wrong", ["", "a b", "x" * 65, "a\nb", 3])
 def test_a_correlation_that_would_break_a_log_line_is_refused(wrong: object) -> None:
-    with pytest.raises(CommandError, match="pattern|string"):
+    with pytest.raises(CommandError, match=r"pattern|string"):
         models.parse_update(_changed(correlationId=wrong))
 
 
