@@ -9,10 +9,10 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help setup demo test lint format verify bench bench-api lock clean
+.PHONY: help setup demo test lint format verify conformance bench bench-api lock clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv from the hash-pinned lock (free when it is already there)
 
@@ -50,6 +50,10 @@ format: setup ## let the formatter and the safe fixes change files
 verify: setup ## what is too long for every push: the demo many times over, with other seeds
 	@for seed in 1 2 3 4 5; do $(BIN)/blackstart demo --seed $$seed; done
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 tests/core
+	@bash tools/oci-conformance --auth token --version dev
+
+conformance: setup ## OCI's own conformance suite against our registry (needs Go, or fetches one)
+	@bash tools/oci-conformance --auth token
 
 bench: setup ## measure, against a floor measured in the same run
 	@$(BIN)/python tools/bench.py

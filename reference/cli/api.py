@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reference.core.errors import BlackstartError, InputError, Reason, ServiceError
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 DEFAULT_DATA = Path(".blackstart")
+CA = "BLACKSTART_CA"
+"""Variable with a file of the authorities that the service's certificate must come from."""
 TIMEOUT_S = 10.0
+PAGE = 1000
+"""The most items that the API gives at once."""
+Query = Mapping[str, str | list[str] | None]
 
 
 def address_file(data: Path) -> Path:
@@ -40,13 +47,29 @@ class Api:
             raise InputError("not a token: it holds what no header may", where="--token")
         headers = {"Authorization": f"Bearer {token}"}
         try:
-            self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+            self._http = httpx.Client(
+                base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False, verify=_trusted()
+            )
         except (httpx.InvalidURL, ValueError) as error:
             raise InputError(f"not an address: {error}", where="--url") from None
 
     def get(self, path: str, **query: str) -> dict[str, object]:
         """GET; raises BlackstartError with the problem's reason."""
         return self._ask("GET", path, params=query)
+
+    def pages(self, path: str, limit: int, query: Query) -> dict[str, object]:
+        """The first `limit` items of a list, from as many pages as that takes; raises BlackstartError."""
+        items: list[object] = []
+        asked = {name: value for name, value in query.items() if value}
+        while True:
+            asked["limit"] = str(min(limit - len(items), PAGE))
+            page = self._ask("GET", path, params=asked)
+            found = page.get("items")
+            items += found if isinstance(found, list) else []
+            cursor = page.get("nextCursor")
+            if not isinstance(cursor, str) or len(items) >= limit:
+                return {"items": items, "nextCursor": cursor}
+            asked["cursor"] = cursor
 
     def post(self, path: str, body: object = None) -> dict[str, object]:
         """POST; raises BlackstartError with the problem's reason."""
@@ -94,8 +117,23 @@ class Api:
             ) from None
         except httpx.HTTPError as error:
             todo = "Is `blackstart up` running?"
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                todo = f"{CA} names a file of the authorities to trust (PEM)."
             raise ServiceError(f"does not answer: {error}", where=str(self.url), todo=todo) from None
         return _read(answer)
+
+
+def _trusted() -> ssl.SSLContext | bool:
+    """What the service's certificate is checked against. Raises InputError."""
+    import ssl
+
+    path = os.environ.get(CA)
+    if not path:
+        return True
+    try:
+        return ssl.create_default_context(cafile=path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no certificates in PEM: {error}", where=f"{CA}={path}") from None
 
 
 def _read(answer: httpx.Response) -> dict[str, object]:
@@ -111,6 +149,8 @@ def _read(answer: httpx.Response) -> dict[str, object]:
         return body
     detail = str(body.get("detail") or body.get("title") or answer.reason_phrase)
     reason = _reason(body.get("reason"))
+    if body.get("reason"):
+        detail = f"{detail} [{body['reason']}]"
     if answer.status_code in (400, 404, 413, 422):
         raise InputError(detail, reason=reason)
     raise BlackstartError(detail, reason=reason)

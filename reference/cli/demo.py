@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 _COLOURS = {"pass": "green", "fail": "red", "unknown": "yellow"}
 
 
-def run(only: list[str], seed: int | None, report_path: Path, keep: Path | None, as_json: bool) -> int:
+def run(
+    only: list[str],
+    seed: int | None,
+    report_path: Path,
+    keep: Path | None,
+    as_json: bool,
+    broker: str = "amqtt",
+) -> int:
     """Play, show, write; answers the exit code, 128 + N when signal N ended it."""
     from rich.console import Console
 
@@ -33,7 +40,7 @@ def run(only: list[str], seed: int | None, report_path: Path, keep: Path | None,
                 if what in _COLOURS:
                     progress.print(f"  [{_COLOURS[what]}]{what:7}[/] {story}")
 
-            report = asyncio.run(_unwinding(run_demo(stories, seed, say, keep), told))
+            report = asyncio.run(_unwinding(run_demo(stories, seed, say, keep, broker=broker), told))
     except (asyncio.CancelledError, OSError):  # OSError: the terminal is gone, and the progress with it
         if not told:
             raise
@@ -93,7 +100,10 @@ def _show(console: Console, report: Report, path: Path) -> None:
     for skip in report.skipped:
         console.print(f"skipped {skip['name']}: {skip['reason']}", highlight=False)
     counts = [f"{sum(s.verdict.value == word for s in report.stories)} {word}" for word in _COLOURS]
-    console.print(f"\n{', '.join(counts)} in {report.seconds:.1f} s; evidence: {path}", highlight=False)
+    console.print(
+        f"\n{', '.join(counts)} in {report.seconds:.1f} s; evidence: {path}, pictures: {path.with_suffix('.html')}",
+        highlight=False,
+    )
 
 
 def _number(value: int | None) -> str:

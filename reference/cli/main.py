@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reference.cli import parts
+from reference.cli import clients, jobs, parts
 from reference.cli.api import DEFAULT_DATA, Api
-from reference.cli.output import BAD_INPUT, FAILED, UNKNOWN, show_json, show_table, spoken
+from reference.cli.options import AsJson, Data, Limit, Token, Url, nothing_before, segment
+from reference.cli.output import BAD_INPUT, show_json, show_list, spoken
 
 app = typer.Typer(
     name="blackstart",
     help="Update software on fleets of edge devices, and prove that the update survives anything.\n\n"
     "Start with `blackstart demo` (every promise, shown in a minute) or `blackstart up` (the whole stack, to try).\n\n"
+    "Which service is asked: --url and --token, else BLACKSTART_URL, BLACKSTART_TOKEN and BLACKSTART_CA (authorities, "
+    "PEM), else the one that `up` runs in this folder.\n\n"
     "Exit codes: 0 good, 1 the thing failed, 2 bad usage or input, 3 unknown.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-versions_app = typer.Typer(help="The versions that clients can be updated to.", invoke_without_command=True)
+versions_app = typer.Typer(
+    help="The versions that clients can be updated to. Alone it lists them.", invoke_without_command=True
+)
 image_app = typer.Typer(help="Make OCI images without an engine.", no_args_is_help=True)
+app.add_typer(clients.app, name="clients")
 app.add_typer(versions_app, name="versions")
 app.add_typer(image_app, name="image")
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Url = Annotated[str | None, typer.Option("--url", help="The service. Default: the one that `up` runs here.")]
-Token = Annotated[str | None, typer.Option("--token", help="A bearer token. Default: the one of `up`.")]
-Data = Annotated[Path, typer.Option("--data", help="Folder of the stack that `up` runs.")]
 
-WAIT_S = 0.3
-WAIT_LIMIT_S = 3600.0
-TERMINAL = {"SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "CANCELED"}
-JOB_COLUMNS = {
-    "JOB": "jobId",
-    "CLIENT": "clientId",
-    "VERSION": "targetVersion",
-    "STATUS": "status",
-    "PHASE": "phase",
-    "OUTCOME": "outcome",
-    "REASON": "reason",
-    "DOWNTIME ms": "downtimeMs",
-}
+def _version(wanted: bool) -> None:
+    if wanted:
+        from blackstart import __version__
+
+        print(f"blackstart {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def blackstart(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The console command itself."""
 
 
 @app.command()
@@ -60,44 +63,56 @@ def up(
             help="postgresql+psycopg://... for the service; SQLite without it.", envvar="BLACKSTART_DATABASE"
         ),
     ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Come back when it is ready; `blackstart down` ends it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the whole stack here, in the foreground, with one device, until Ctrl-C."""
-    with spoken():
-        from reference.cli.up import run_up
+    """Run the whole stack here, with one device, until Ctrl-C (or, with --detach, until `blackstart down`).
 
-        run_up(data, port, as_json, broker, database)
+    It makes a second device ready, edge-2, for you to enrol: see the settings file that it names.
+    """
+    with spoken():
+        from reference.cli.up import detached, run_up
+
+        (detached if detach else run_up)(data, port, as_json, broker, database)
 
 
 @app.command()
-def clients(as_json: AsJson = False, url: Url = None, token: Token = None, data: Data = DEFAULT_DATA) -> None:
-    """List the clients and what runs on them."""
+def down(data: Data = DEFAULT_DATA, as_json: AsJson = False) -> None:
+    """End the stack that `up` runs in a folder, with all its devices. What it keeps there stays."""
     with spoken():
-        found = Api(url, token, data).get("/api/v1/clients")
-        columns = {
-            "CLIENT": "clientId",
-            "PRESENCE": "presence",
-            "RUNS": "runningVersion",
-            "DIGEST": "runningDigest",
-            "LAST SEEN": "lastSeenAt",
-        }
-        _list(found, columns, as_json, "No clients yet.")
+        from reference.cli.up import take_down
+
+        ended = take_down(data)
+        if as_json:
+            show_json({"ended": ended})
+        else:
+            print("ended" if ended else "nothing runs there")
 
 
 @versions_app.callback()
 def versions(
     context: typer.Context,
+    limit: Limit = 1000,
     as_json: AsJson = False,
     url: Url = None,
     token: Token = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
-    """List the versions that clients can be updated to."""
-    if context.invoked_subcommand is None:
-        with spoken():
-            found = Api(url, token, data).get("/api/v1/versions")
-            columns = {"VERSION": "version", "REPOSITORY": "repository", "DIGEST": "digest"}
-            _list(found, columns, as_json, "No versions yet: `blackstart versions add`.")
+    """List the versions that clients can be updated to, the newest first."""
+    with spoken():
+        if context.invoked_subcommand is not None:
+            nothing_before(context)
+            return
+        found = Api(url, token, data).pages("/api/v1/versions", limit, {})
+        columns = {
+            "VERSION": "version",
+            "REPOSITORY": "repository",
+            "DIGEST": "digest",
+            "WITHDRAWN": "withdrawnAt",
+        }
+        show_list(found, columns, as_json, "No versions yet: `blackstart versions add`.")
 
 
 @versions_app.command("add")
@@ -123,26 +138,6 @@ def versions_add(
         show_json(found) if as_json else print(f"{version} is {digest}")
 
 
-@app.command()
-def update(
-    client: Annotated[str, typer.Argument(help="The client's id.")],
-    to: Annotated[str, typer.Option("--to", help="The version it shall run.")],
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the end; exit 1 unless it succeeded.")
-    ] = False,
-    supersede: Annotated[bool, typer.Option("--supersede", help="Put an open job aside.")] = False,
-    as_json: AsJson = False,
-    url: Url = None,
-    token: Token = None,
-    data: Data = DEFAULT_DATA,
-) -> None:
-    """Update a client to a version."""
-    with spoken():
-        api = Api(url, token, data)
-        body = {"targetVersion": to}
-        _started(api, api.order(f"/api/v1/clients/{_segment(client)}/update", body, supersede), wait, as_json)
-
-
 @versions_app.command("withdraw")
 def versions_withdraw(
     version: Annotated[str, typer.Argument(help="Its name, e.g. 2.1.0")],
@@ -155,73 +150,8 @@ def versions_withdraw(
     """Let no update order a version any more."""
     with spoken():
         what = "restore" if restore else "withdraw"
-        found = Api(url, token, data).post(f"/api/v1/versions/{_segment(version)}/{what}")
+        found = Api(url, token, data).post(f"/api/v1/versions/{segment(version)}/{what}")
         show_json(found) if as_json else print(f"{version} is {'restored' if restore else 'withdrawn'}")
-
-
-@app.command()
-def rollback(
-    client: Annotated[str, typer.Argument(help="The client's id.")],
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the end; exit 1 unless it succeeded.")
-    ] = False,
-    supersede: Annotated[bool, typer.Option("--supersede", help="Put an open job aside.")] = False,
-    as_json: AsJson = False,
-    url: Url = None,
-    token: Token = None,
-    data: Data = DEFAULT_DATA,
-) -> None:
-    """Bring a client back to the version that it ran before."""
-    with spoken():
-        api = Api(url, token, data)
-        _started(
-            api, api.order(f"/api/v1/clients/{_segment(client)}/rollback", None, supersede), wait, as_json
-        )
-
-
-@app.command()
-def cancel(
-    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job's id.")],
-    as_json: AsJson = False,
-    url: Url = None,
-    token: Token = None,
-    data: Data = DEFAULT_DATA,
-) -> None:
-    """Cancel a job. A device that has begun to switch finishes all the same."""
-    with spoken():
-        _show_job(Api(url, token, data).post(f"/api/v1/jobs/{_segment(job_id)}/cancel"), as_json)
-
-
-@app.command()
-def events(
-    after: Annotated[
-        int | None, typer.Option(help="Begin behind this one; 0: all that are kept. Default: from now on.")
-    ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
-    url: Url = None,
-    token: Token = None,
-    data: Data = DEFAULT_DATA,
-) -> None:
-    """Print what happens, one JSON document a line."""
-    with spoken():
-        import json
-
-        for event in Api(url, token, data).events(after, follow=follow):
-            print(json.dumps(event), flush=True)
-
-
-@app.command()
-def job(
-    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job's id.")],
-    as_json: AsJson = False,
-    url: Url = None,
-    token: Token = None,
-    data: Data = DEFAULT_DATA,
-) -> None:
-    """Show a job."""
-    with spoken():
-        found = Api(url, token, data).get(f"/api/v1/jobs/{_segment(job_id)}")
-        _show_job(found, as_json)
 
 
 @app.command()
@@ -300,98 +230,24 @@ def demo(
     seed: Annotated[int | None, typer.Option(help="Seed of the devices' jitter.")] = None,
     report: Annotated[Path, typer.Option(help="Where the report is written.")] = Path("report.json"),
     keep: Annotated[Path | None, typer.Option(help="Keep logs, journals and volumes in this folder.")] = None,
+    broker: Annotated[str, typer.Option(help="amqtt (embedded) or mosquitto (installed).")] = "amqtt",
     as_json: AsJson = False,
 ) -> None:
     """Play every story on real parts and judge it from outside."""
     with spoken():
         from reference.cli.demo import run
 
-        code = run(only or [], seed, report, keep, as_json)
+        code = run(only or [], seed, report, keep, as_json, broker)
     raise typer.Exit(code)
 
 
-@app.command()
-def registry(
-    data: Annotated[Path, typer.Option("--data", help="Folder that keeps the blobs.")],
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 5000,
-    no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Plain HTTP for anyone, on loopback only.")
-    ] = False,
-    users: Annotated[Path | None, typer.Option(help="File of accounts, mode 0600.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run the local OCI registry alone, in the foreground."""
-    with spoken():
-        from reference.registry.server import RegistrySettings, say_ready, serve
-
-        def ready(at: int) -> None:
-            who = "anyone on this machine" if no_auth else f"the accounts in {users}"
-            print(f"registry at http://127.0.0.1:{at} for {who}; Ctrl-C stops it", flush=True)
-
-        settings = RegistrySettings(data=data, port=port, no_auth=no_auth, users_file=users)
-        serve(settings, on_ready=say_ready if as_json else ready)
-
-
+jobs.add_to(app)
 parts.add_to(app)
 
 
 def run() -> None:
     """The console command's entry."""
     app()
-
-
-def _segment(text: str) -> str:
-    from urllib.parse import quote
-
-    return quote(text, safe="")
-
-
-def _list(found: dict[str, object], columns: dict[str, str], as_json: bool, empty: str) -> None:
-    if as_json:
-        show_json(found)
-        return
-    rows = found.get("items")
-    show_table(rows if isinstance(rows, list) else [], columns, empty)
-
-
-def _show_job(found: dict[str, object], as_json: bool) -> None:
-    if as_json:
-        show_json(found)
-        return
-    show_table([found], JOB_COLUMNS, "")
-    reason = found.get("reason")
-    if isinstance(reason, dict) and reason.get("message"):
-        print(f"\n{reason['message']}")
-
-
-def _started(api: Api, answer: dict[str, object], wait: bool, as_json: bool) -> None:
-    job_id = str(answer.get("jobId"))
-    if not wait:
-        show_json(answer) if as_json else print(f"job {job_id}; follow it: blackstart job {job_id}")
-        return
-    _end_with(_follow(api, job_id, quiet=as_json), as_json)
-
-
-def _follow(api: Api, job_id: str, quiet: bool) -> dict[str, object]:
-    from rich.console import Console
-
-    console, end = Console(stderr=True, quiet=quiet), time.monotonic() + WAIT_LIMIT_S
-    with console.status("QUEUED") as line:
-        while True:
-            found = api.get(f"/api/v1/jobs/{job_id}")
-            if found.get("status") in TERMINAL or time.monotonic() > end:
-                return found
-            line.update(f"{found.get('status')} {found.get('phase') or ''}")
-            time.sleep(WAIT_S)
-
-
-def _end_with(found: dict[str, object], as_json: bool) -> None:
-    _show_job(found, as_json)
-    status = found.get("status")
-    if status not in TERMINAL:
-        raise typer.Exit(UNKNOWN)
-    if status != "SUCCEEDED":
-        raise typer.Exit(FAILED)
 
 
 __all__ = ["BAD_INPUT", "app", "run"]

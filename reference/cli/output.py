@@ -58,10 +58,22 @@ def show_table(rows: Sequence[Row], columns: Mapping[str, str], empty: str) -> N
     console.print(table)
 
 
+def show_list(found: Row, columns: Mapping[str, str], as_json: bool, empty: str) -> None:
+    """A list of the API as a table; says so when there is more than it shows."""
+    if as_json:
+        show_json(found)
+        return
+    rows = found.get("items")
+    rows = rows if isinstance(rows, list) else []
+    show_table(rows, columns, empty)
+    if found.get("nextCursor") is not None:
+        print(f"... and more than these {len(rows)}: --limit", file=sys.stderr)
+
+
 def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, Mapping):
-        return _cell(value.get("code") or value.get("version"))
+        return _cell(value.get("code") or value.get("status"))
     text = str(value)
     return f"{text[:19]}…" if text.startswith("sha256:") else text

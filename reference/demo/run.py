@@ -92,6 +92,7 @@ async def run_demo(
     say: Say,
     keep: Path | None = None,
     agents: Agents = DEFAULT_AGENTS,
+    broker: str = "amqtt",
 ) -> Report:
     """Play and judge. `keep`: a folder for everything the parts leave behind; without it, it is removed.
     `agents`: other agents than the real ones, to show that the judge sees what is wrong.
@@ -102,7 +103,10 @@ async def run_demo(
     began, report, front = time.monotonic(), Report(), Front()
     judged: dict[str, Judged] = {}
     with tempfile.TemporaryDirectory(prefix="blackstart-", ignore_cleanup_errors=True) as scratch:
-        async with Stack(keep or Path(scratch), seed=seed, agents=agents) as stack, stack.api() as api:
+        async with (
+            Stack(keep or Path(scratch), seed=seed, agents=agents, broker=broker) as stack,
+            stack.api() as api,
+        ):
             try:
                 await _set_up(stack, front, stories, say)
                 for story in (s for s in stories if s.alone):

@@ -15,7 +15,6 @@ import pytest
 
 from reference.core.errors import DeviceError, EngineError, Reason
 from reference.core.model import SnapshotState
-from reference.edge import disk
 from reference.edge.runtimes import snapshot as module
 from reference.edge.runtimes.process import ProcessRuntime
 from reference.edge.runtimes.snapshot import SnapshotStore
@@ -190,8 +189,8 @@ def test_what_the_failed_version_left_is_kept_until_the_next_trial(device: Devic
         assert aside.read_text() == f"new {generation}"
 
 
-def test_no_room_is_said_before_anything_is_copied(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = SnapshotStore(device.folder / "state", disk.free_bytes(device.folder))
+def test_no_room_is_said_before_anything_is_copied(device: Device) -> None:
+    store = SnapshotStore(device.folder / "state", 1 << 60)  # A reserve that no disk can keep.
     with pytest.raises(DeviceError) as caught:
         store.prepare(2, device.mounts)
     assert caught.value.reason is Reason.DISK_FULL
@@ -258,3 +257,87 @@ async def test_a_disk_that_is_full_after_all_has_its_name(
         await runtime.snapshot(2, device.mounts)
     assert caught.value.reason is Reason.DISK_FULL
     assert device.read() == ["old", "old"]
+
+
+def test_strange_files_among_the_descriptions_are_left_alone(device: Device) -> None:
+    device.take()
+    folder = device.folder / "state" / "snapshots"
+    (folder / "foo.json").write_text("{}")
+    (folder / "7.json").mkdir()
+    assert device.store.states() == {2: SnapshotState.TAKEN}
+    assert sorted(p.name for p in folder.iterdir()) == ["2.json", "foo.json"]
+
+
+def test_a_damaged_description_is_said_once_and_its_copy_kept(
+    device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    device.take()
+    path = device.folder / "state" / "snapshots" / "2.json"
+    path.write_bytes(b"\xff" * 40)
+    for _ in range(20):
+        assert device.store.states() == {}
+    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 1
+    assert [p.name for p in path.parent.iterdir()] == ["2.json.damaged"]
+    assert device.beside() == [".buffer.snapshot-2", ".data.snapshot-2"]
+
+
+def test_a_description_that_cannot_be_read_now_is_not_taken_for_none(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.take()
+
+    def refuse(*_: object) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(OSError, match="Too many"):
+            device.store.states()
+    assert device.store.states() == {2: SnapshotState.TAKEN}
+
+
+def test_holes_take_no_room_in_a_copy(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FICLONE", 0)
+    sparse = device.volumes[0] / "sparse"
+    with sparse.open("wb") as file:
+        file.seek(1 << 30)
+        file.write(b"in the middle")
+        file.truncate(2 << 30)
+    if sparse.stat().st_blocks > 4096:
+        pytest.skip("this file system has no holes")
+    device.take()
+    copy = device.folder / "volumes" / ".data.snapshot-2" / "sparse"
+    assert copy.stat().st_size == 2 << 30 and copy.stat().st_blocks <= sparse.stat().st_blocks + 64
+    with copy.open("rb") as file:
+        file.seek(1 << 30)
+        assert file.read(20) == b"in the middle" + bytes(7)
+
+
+def test_half_a_copy_gives_its_room_back(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module._copy_file
+
+    def fills_up(source: Path, target: Path, abort: threading.Event) -> int:
+        if "data" in str(source):  # the second volume
+            target.write_bytes(b"x")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(source, target, abort)
+
+    monkeypatch.setattr(module, "_copy_file", fills_up)
+    with pytest.raises(OSError, match="No space"):
+        device.take()
+    assert device.beside() == []
+
+
+def test_what_was_discarded_goes_whatever_the_volume_is_called(tmp_path: Path) -> None:
+    volume = tmp_path / "volumes" / "data[1]*"
+    volume.mkdir(parents=True)
+    other = tmp_path / "volumes" / ".data1x.discarded-1"
+    other.mkdir()
+    store = SnapshotStore(tmp_path / "state", 0)
+    for generation in (2, 3, 4):
+        store.prepare(generation, {"/d": str(volume)})
+        store.take(generation, {"/d": str(volume)}, threading.Event())
+        store.restore(generation)
+        store.remove(generation)
+    beside = sorted(p.name for p in volume.parent.iterdir())
+    assert beside == [".data1x.discarded-1", ".data[1]*.discarded-4", "data[1]*"]
