@@ -47,6 +47,9 @@ lint: setup ## formatter, rules, strict types, import contracts, the purity bans
 format: setup ## let the formatter and the safe fixes change files
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
+docs: setup ## write what in docs/ is made from the code: rights.md, openapi.json, asyncapi.json
+	@$(BIN)/python -m tools.documents
+
 verify: setup ## what is too long for every push: the demo many times over, with other seeds
 	@for seed in 1 2 3 4 5; do $(BIN)/blackstart demo --seed $$seed; done
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 tests/core
@@ -65,5 +68,5 @@ lock: ## pin the dependencies again, with hashes and without addresses
 	@bash tools/lock
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .blackstart report report.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
+	rm -rf $(VENV) .blackstart report report.json report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

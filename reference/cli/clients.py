@@ -58,9 +58,9 @@ def add(
     token: Token = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
-    """Make a client known, and print its one-time registration token: what `blackstart edge enrol` wants.
+    """Make a client known; prints its registration token.
 
-    The token is printed alone on standard output; it is good for one device, once, for 24 hours, and shown only here.
+    `blackstart edge enrol` trades it for the device's certificate. The token is printed alone on standard output; it is good for one device, once, for 24 hours, and shown only here.
     """
     with spoken():
         found = Api(url, token, data).post("/api/v1/clients", {"clientId": client})
@@ -109,9 +109,9 @@ def revoke(
     token: Token = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
-    """Lock a device out: its certificates and its registration token open nothing any more.
+    """Lock a device out.
 
-    What runs on it goes on running. A new token (`clients token`) lets a device in again, with a new key.
+    Its certificates and its registration token open nothing any more. What runs on it goes on running. A new token (`clients token`) lets a device in again, with a new key.
     """
     with spoken():
         found = Api(url, token, data).post(f"/api/v1/clients/{segment(client)}/revoke")

@@ -133,7 +133,7 @@ def events(
     token: Token = None,
     data: Data = DEFAULT_DATA,
 ) -> None:
-    """Print what has happened, with --follow what happens, one JSON document a line."""
+    """Print what happens, one JSON document a line."""
     with spoken():
         import json
 

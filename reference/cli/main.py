@@ -15,7 +15,7 @@ from reference.cli.output import BAD_INPUT, show_json, show_list, spoken
 app = typer.Typer(
     name="blackstart",
     help="Update software on fleets of edge devices, and prove that the update survives anything.\n\n"
-    "Start with `blackstart demo` (every promise, shown in a minute) or `blackstart up` (the whole stack, to try).\n\n"
+    "Start with `blackstart demo` (every promise, shown in two minutes) or `blackstart up` (the whole stack, to try).\n\n"
     "Which service is asked: --url and --token, else BLACKSTART_URL, BLACKSTART_TOKEN and BLACKSTART_CA (authorities, "
     "PEM), else the one that `up` runs in this folder.\n\n"
     "Exit codes: 0 good, 1 the thing failed, 2 bad usage or input, 3 unknown.",
@@ -35,9 +35,13 @@ app.add_typer(image_app, name="image")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from blackstart import __version__
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as installed
 
-        print(f"blackstart {__version__}")
+        try:
+            print(f"blackstart {installed('blackstart')}")
+        except PackageNotFoundError:
+            print("blackstart, not installed")
         raise typer.Exit
 
 
@@ -68,9 +72,10 @@ def up(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run the whole stack here, with one device, until Ctrl-C (or, with --detach, until `blackstart down`).
+    """Run the whole stack here, with one device, until Ctrl-C.
 
-    It makes a second device ready, edge-2, for you to enrol: see the settings file that it names.
+    With --detach it comes back when all is ready, and runs until `blackstart down`. A second device, edge-2, is made
+    ready for you to enrol: see the settings file that it names, and README.md.
     """
     with spoken():
         from reference.cli.up import detached, run_up
@@ -162,7 +167,10 @@ def token(
     data: Data = DEFAULT_DATA,
     as_json: AsJson = False,
 ) -> None:
-    """Print a bearer token of the development issuer of the stack in --data."""
+    """Print a bearer token of the development issuer.
+
+    Of the stack in --data, or of a service: its folder is then --data/service.
+    """
     with spoken():
         from reference.core.errors import InputError
         from reference.service.auth import Role, issue_token

@@ -16,9 +16,7 @@ from reference.cli.output import show_json, spoken
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-edge_app = typer.Typer(
-    help="The edge updater of one device: enrol it, run it, look inside it.", no_args_is_help=True
-)
+edge_app = typer.Typer(help="The edge updater: enrol, run, look inside.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -61,7 +59,10 @@ def pki(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a development authority, with what service and broker need: certificates and the key that signs commands."""
+    """Make a development authority, and what the parts need.
+
+    Certificates for service and broker, and the key that signs commands. What is there already stays as it is.
+    """
     with spoken():
         from cryptography.hazmat.primitives import hashes
 
@@ -100,7 +101,7 @@ def run(context: typer.Context) -> None:
 
 @edge_app.command(context_settings=_PASS_ON)
 def enrol(context: typer.Context) -> None:
-    """Trade a one-time registration token for this device's certificate."""
+    """Trade a registration token for a certificate."""
     from reference.edge.enrol import main
 
     raise typer.Exit(main(context.args))

@@ -49,7 +49,7 @@ def detached(
     with folder_errors(data):
         (data / "logs").mkdir(parents=True, exist_ok=True)
         log = data / "logs" / "up.log"
-        output = log.open("wb")
+        output = log.open("ab")
     words = ["--data", str(data), "--port", str(port), "--broker", broker, "--json"]
     said = {**os.environ, "BLACKSTART_DATABASE": database} if database else None  # a password is no argument
     with output:

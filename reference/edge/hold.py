@@ -15,9 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reference.core.errors import BlackstartError, DeviceError, Reason
+from reference.edge.inspect import said
 from reference.edge.settings import load_settings
 from reference.support.files import fsync_dir, write_durably
 
+_ABOUT = {
+    "hold": "Forbid every change on this device, durably, until `blackstart edge release`.",
+    "release": "Allow changes again.",
+}
 _MOST = 200
 """Characters of an owner's word that are told on."""
 
@@ -54,36 +59,43 @@ def taken_by(path: Path) -> str | None:
     One that is there and cannot be read is taken: in doubt nothing is interrupted.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(4 * _MOST).decode("utf-8", "replace")
+        text = _beginning(path).decode("utf-8", "replace")
     except FileNotFoundError:
-        return None
+        return "somebody (a link to nowhere)" if path.is_symlink() else None
     except OSError:
         return "somebody (it cannot be read)"
     words = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(words.split())[:_MOST]
 
 
+def _beginning(path: Path) -> bytes:
+    # Whatever was put there: a pipe that nobody writes to would otherwise hold up the whole agent.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(handle, 4 * _MOST)
+    finally:
+        os.close(handle)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`hold` and `release`. Exit codes: 0 it is so now, 1 it could not be done, 2 what was given is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="blackstart edge", description="Forbid or allow every change on a device."
-    )
-    parser.add_argument("what", choices=("hold", "release"))
+    what, rest = said(sys.argv[1:] if arguments is None else arguments, _ABOUT)
+    parser = argparse.ArgumentParser(prog=f"blackstart edge {what}", description=_ABOUT[what])
     parser.add_argument("--config", type=Path, required=True, help="the device's configuration, JSON")
     parser.add_argument("--data", type=Path, help="folder of `state`, as for `blackstart edge run`")
-    parser.add_argument("--who", default="", help="hold: who says so, for those who wonder")
+    if what == "hold":
+        parser.add_argument("--who", default="", help="who says so, for those who wonder")
     parser.add_argument("--json", action="store_true", help="for machines")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(rest)
     try:
         state = load_settings(options.config, os.environ, options.data).state_dir
-        if options.what == "hold":
+        if what == "hold":
             hold(state, options.who)
-            said = "held: nothing is started, stopped or changed here until `blackstart edge release`"
+            word = "held: nothing is started, stopped or changed here until `blackstart edge release`"
         else:
-            said = "released" if release(state) else "was not held"
+            word = "released" if release(state) else "was not held"
     except BlackstartError as error:
         print(f"blackstart edge: {error}", file=sys.stderr)  # noqa: T201
         return 2 if error.reason is Reason.INVALID_INPUT else 1
-    print(json.dumps({"held": options.what == "hold"}) if options.json else said)  # noqa: T201
+    print(json.dumps({"held": what == "hold"}) if options.json else word)  # noqa: T201
     return 0

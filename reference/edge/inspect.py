@@ -170,35 +170,46 @@ def _ask(path: Path, target: str) -> Object | None:
 
 # ---- for people
 
+_ABOUT = {
+    "status": "What the updater of this device does, what runs, what would come back. Works without an agent, too.",
+    "journal": "What the updater has journaled, the newest last. Works without an agent, too.",
+}
+
+
+def said(arguments: Sequence[str], known: Mapping[str, str]) -> tuple[str, Sequence[str]]:
+    """The command and what it is given. SystemExit, as argparse does, for another command."""
+    if not arguments or arguments[0] not in known:
+        argparse.ArgumentParser(prog="blackstart edge").error(f"one of {', '.join(known)} is needed")
+    return arguments[0], arguments[1:]
+
 
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
     """`status` and `journal`. Exit codes: 0 shown, 1 it cannot be told, 2 what was given is wrong."""
-    parser = argparse.ArgumentParser(prog="blackstart edge", description="Look inside the edge updater.")
-    parser.add_argument("what", choices=("status", "journal"))
+    what, rest = said(sys.argv[1:] if arguments is None else arguments, _ABOUT)
+    parser = argparse.ArgumentParser(prog=f"blackstart edge {what}", description=_ABOUT[what])
     parser.add_argument("--config", type=Path, required=True, help="the device's configuration, JSON")
     parser.add_argument(
         "--data", type=Path, help="folder of `state`, and of `run` where the configuration names none"
     )
-    parser.add_argument(
-        "--limit", type=int, default=20, help="journal: show only the last so many (default 20)"
-    )
+    if what == "journal":
+        parser.add_argument("--limit", type=int, default=20, help="only the last so many (usually 20)")
     parser.add_argument("--json", action="store_true", help="for machines")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(rest)
     try:
         settings = load_settings(
             options.config, environment if environment is not None else os.environ, options.data
         )
-        found = look(settings, options.what)
+        found = look(settings, what)
     except BlackstartError as error:
         print(f"blackstart edge: {error}", file=sys.stderr)  # noqa: T201
         return 2 if error.reason is Reason.INVALID_INPUT else 1
-    if options.what == "journal":
+    if what == "journal":
         history = found.get("history")
         found["history"] = history[-max(options.limit, 1) :] if isinstance(history, list) else []
     if options.json:
         print(json.dumps(found, indent=1))  # noqa: T201
     else:
-        show = _show_status if options.what == "status" else _show_journal
+        show = _show_status if what == "status" else _show_journal
         print(show(found))  # noqa: T201
     return 0
 

@@ -72,6 +72,9 @@ class Access:
 
     async def _verify(self, name: str, password: str) -> User | None:
         assert self.users is not None
+        # Who is known waits for nobody: a flood of wrong passwords would hold up all the others here.
+        if (known := self.users.known(name, password)) is not None:
+            return known
         async with self._hashing:
             return await asyncio.to_thread(self.users.verify, name, password)
 
@@ -177,6 +180,11 @@ class Caller:
     user: User | None = None
     bearer: Bearer | None = None
     everything: bool = False
+
+    @property
+    def account(self) -> str:
+        """Its name; empty for nobody in particular."""
+        return self.user.name if self.user is not None else ""
 
     def may(self, action: str, repository: str) -> bool:
         """Whether they may do it there. A token never gives more than its account has now."""

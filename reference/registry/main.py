@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import os
+import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,9 @@ from reference.registry.access import Scheme
 from reference.registry.collect import GRACE_S, Collection
 from reference.registry.server import RegistrySettings, serve
 from reference.registry.storage import Storage
+from reference.registry.users import RegistryUsers, make_user
 
+PROGRAM = "python -m reference.registry"
 ENVIRONMENT = "BLACKSTART_REGISTRY_"
 MAX_CONFIG_BYTES = 1 << 20
 _FLAGS = frozenset({"no-auth", "anonymous-pull"})
@@ -27,17 +30,24 @@ _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"", "0", "false", "no", "off"})
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m reference.registry",
+        prog=program,
         description="A local OCI registry.",
         epilog=f"Options also come from --config and from {ENVIRONMENT}NAME. "
-        "`python -m reference.registry gc --data DIR` collects garbage; see its --help.",
+        f"`{program} gc --data DIR` collects garbage, `{program} user NAME --users FILE` makes an account: see their --help.",
     )
     parser.add_argument("--config", type=Path, help="YAML file of options, without their dashes")
-    parser.add_argument("--port", type=int, help="0 lets the system choose; see the ready line")
-    parser.add_argument("--data", type=Path, help="folder for the images")
-    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=5000,
+        help="usually 5000; 0: any free one, named in the line that is printed",
+    )
+    parser.add_argument("--data", type=Path, help="needed; folder for the images")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (usually 127.0.0.1); others want TLS"
+    )
     parser.add_argument("--no-auth", action="store_true", help="everyone on this machine may pull and push")
     parser.add_argument("--users", type=Path, help="file of accounts, mode 0600")
     parser.add_argument(
@@ -51,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--token-realm", help="address of /token, if clients reach it at another than this one"
     )
-    parser.add_argument("--tls-cert", type=Path, help="PEM")
-    parser.add_argument("--tls-key", type=Path, help="PEM")
+    parser.add_argument("--tls-cert", type=Path, help="certificate for HTTPS, PEM")
+    parser.add_argument("--tls-key", type=Path, help="its key, PEM")
     parser.add_argument(
         "--gc-every", type=int, default=0, metavar="S", help="collect garbage so often; 0: never"
     )
@@ -110,9 +120,11 @@ def _from_environment(environment: Mapping[str, str], known: set[str]) -> dict[s
     return {name: environment[key] for key, name in names.items() if key in environment}
 
 
-def settings_of(arguments: list[str], environment: Mapping[str, str]) -> RegistrySettings:
+def settings_of(
+    arguments: list[str], environment: Mapping[str, str], program: str = PROGRAM
+) -> RegistrySettings:
     """What the command line, the environment and a file say together. Raises InputError; SystemExit for bad usage."""
-    parser = _parser()
+    parser = _parser(program)
     known = _options(parser)
     file = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     file.add_argument("--config", type=Path)
@@ -123,8 +135,8 @@ def settings_of(arguments: list[str], environment: Mapping[str, str]) -> Registr
     before = _as_arguments(_from_file(config, known), str(config)) if config is not None else []
     before += _as_arguments(_from_environment(environment, known), "environment")
     given = parser.parse_args([*before, *arguments])
-    if given.port is None or given.data is None:
-        parser.error("--port and --data are needed")
+    if given.data is None:
+        parser.error("--data is needed")
     return RegistrySettings(
         data=given.data,
         port=given.port,
@@ -141,14 +153,20 @@ def settings_of(arguments: list[str], environment: Mapping[str, str]) -> Registr
     )
 
 
-def collect(arguments: list[str]) -> int:
+def collect(arguments: list[str], program: str = PROGRAM) -> int:
     """`gc`: collect garbage in the folder of a registry that does not run; prints JSON. Exit code as of `main`."""
     parser = argparse.ArgumentParser(
-        prog="python -m reference.registry gc",
+        prog=f"{program} gc",
         description="Remove what no manifest refers to. A registry that runs does it itself: --gc-every.",
     )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--grace", type=int, default=GRACE_S, metavar="S")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the images")
+    parser.add_argument(
+        "--grace",
+        type=int,
+        default=GRACE_S,
+        metavar="S",
+        help=f"keep what is younger than so many seconds (usually {GRACE_S})",
+    )
     parser.add_argument("--untagged", action="store_true", help="also manifests that no tag leads to")
     parser.add_argument("--dry-run", action="store_true", help="say what would be removed")
     given = parser.parse_args(arguments)
@@ -165,14 +183,54 @@ def collect(arguments: list[str]) -> int:
     return 0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0: stopped when asked to, or collected; 2: bad usage or input."""
+def account(arguments: list[str], program: str = PROGRAM) -> int:
+    """`user`: make, change or remove an account in a file. A registry that runs reads it at its next start."""
+    parser = argparse.ArgumentParser(
+        prog=f"{program} user",
+        description="Make or change an account. It may pull, with --push also push and delete. The password is made and "
+        "printed, or comes from standard input.",
+    )
+    parser.add_argument("name", help="the account's name")
+    parser.add_argument(
+        "--users", type=Path, required=True, help="file of accounts; made when it is not there"
+    )
+    parser.add_argument("--push", action="store_true", help="it may push and delete, too")
+    parser.add_argument(
+        "--repository",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only there; * is anything; may be repeated",
+    )
+    parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    parser.add_argument("--remove", action="store_true", help="remove the account instead")
+    given = parser.parse_args(arguments)
+    users = dict(RegistryUsers.load(given.users).users) if given.users.exists() else {}
+    if given.remove:
+        if users.pop(given.name, None) is None:
+            raise InputError(f"there is no account {given.name!r}", where=str(given.users))
+    else:
+        made = None if given.password_stdin else secrets.token_urlsafe(24)
+        password = made if made is not None else sys.stdin.readline().rstrip("\n")
+        users[given.name] = make_user(
+            given.name, password, push=given.push, repositories=tuple(given.repository) or ("*",)
+        )
+        if made is not None:
+            sys.stdout.write(made + "\n")
+    RegistryUsers(users).save(given.users)
+    return 0
+
+
+def main(arguments: list[str] | None = None, program: str = PROGRAM) -> int:
+    """Exit code 0: stopped when asked to, collected, or an account made; 2: bad usage or input."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
         if given[:1] == ["gc"]:
-            return collect(given[1:])
-        serve(settings_of(given, os.environ))
+            return collect(given[1:], program)
+        if given[:1] == ["user"]:
+            return account(given[1:], program)
+        serve(settings_of(given, os.environ, program))
     except BlackstartError as error:
-        sys.stderr.write(f"registry: {error}\n")
+        sys.stderr.write(f"{program}: {error}\n")
         return 2
     return 0

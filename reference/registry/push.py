@@ -43,7 +43,7 @@ class Changing:
             return _created(name, "blobs", mount)
         if digest is not None:
             digest_given(digest)
-        upload = self.uploads.start(name)
+        upload = self.uploads.start(name, caller.account)
         if digest is None or mount is not None:
             return Response(status_code=202, headers=_state(upload))
         upload.expect(split_digest(digest)[0])
@@ -66,13 +66,13 @@ class Changing:
         sources = iter([source]) if source is not None else anywhere()
         return await asyncio.to_thread(self.storage.mount_blob, name, digest, sources)
 
-    async def upload_status(self, request: Request, _: Caller) -> Response:
+    async def upload_status(self, request: Request, caller: Caller) -> Response:
         """How far an upload is."""
-        return Response(status_code=204, headers=_state(self._upload(request)))
+        return Response(status_code=204, headers=_state(self._upload(request, caller)))
 
-    async def patch_upload(self, request: Request, _: Caller) -> Response:
+    async def patch_upload(self, request: Request, caller: Caller) -> Response:
         """The next chunk."""
-        upload = self._upload(request)
+        upload = self._upload(request, caller)
         async with upload.lock:
             exactly = _chunk(request, upload)
             try:
@@ -83,9 +83,9 @@ class Changing:
                 raise
         return Response(status_code=202, headers=_state(upload))
 
-    async def finish_upload(self, request: Request, _: Caller) -> Response:
+    async def finish_upload(self, request: Request, caller: Caller) -> Response:
         """The last chunk, maybe empty, and the digest of everything."""
-        upload = self._upload(request)
+        upload = self._upload(request, caller)
         digest = digest_given(request.query_params.get("digest", ""))
         async with upload.lock:
             exactly = _chunk(request, upload)
@@ -94,9 +94,9 @@ class Changing:
             await self.uploads.finish(upload, digest)
         return _created(upload.name, "blobs", digest)
 
-    async def cancel_upload(self, request: Request, _: Caller) -> Response:
+    async def cancel_upload(self, request: Request, caller: Caller) -> Response:
         """Forget an upload."""
-        self.uploads.drop(self._upload(request))
+        self.uploads.drop(self._upload(request, caller))
         return Response(status_code=204)
 
     async def _rest(self, upload: Upload, request: Request, exactly: int | None = None) -> None:
@@ -107,8 +107,8 @@ class Changing:
             self.uploads.drop(upload)
             raise
 
-    def _upload(self, request: Request) -> Upload:
-        return self.uploads.find(request.path_params["name"], request.path_params["upload"])
+    def _upload(self, request: Request, caller: Caller) -> Upload:
+        return self.uploads.find(request.path_params["name"], request.path_params["upload"], caller.account)
 
     async def delete_blob(self, request: Request, _: Caller) -> Response:
         """Take a blob out of this repository."""

@@ -24,6 +24,7 @@ from reference.registry.app import MAX_BLOB_BYTES, create_app
 from reference.registry.collect import GRACE_S, Periodic
 from reference.registry.storage import Storage
 from reference.registry.users import RegistryUsers
+from reference.support.files import allow_many_files
 
 _uvicorn_log = logging.getLogger("uvicorn.error")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -107,6 +108,7 @@ def serve(settings: RegistrySettings, *, on_ready: Callable[[int], None] | None 
     suffer. Raises InputError before anything listens.
     """
     settings.check()
+    allow_many_files()
     users = RegistryUsers.load(settings.users_file) if settings.users_file is not None else None
     storage = Storage(settings.data)
     try:

@@ -22,11 +22,13 @@ from reference.registry.storage import Storage
 
 WRITE_BYTES = 1 << 20
 READ_BYTES = 1 << 20
-MAX_UPLOADS = 1000
+MAX_UPLOADS = 600
+"""Each is an open file, of which a process usually may have 1024."""
+MAX_UPLOADS_EACH = 200
 _VECTOR = 512
 """Most buffers of one write; the kernel takes 1024."""
 IDLE_S = 3600.0
-"""An upload that nothing was written to for so long is forgotten when room is needed."""
+"""An upload that nothing was written to for so long is forgotten when the next one begins."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,8 @@ class Upload:
     name: str
     path: Path
     file: io.FileIO
+    owner: str = ""
+    """The account that began it; empty where there are none."""
     offset: int = 0
     algorithm: str = "sha256"
     hasher: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -103,28 +107,34 @@ class Uploads:
         self.max_blob_bytes = max_blob_bytes
         self._open: dict[str, Upload] = {}
 
-    def start(self, name: str) -> Upload:
-        """A new, empty upload."""
-        self._make_room()
+    def start(self, name: str, owner: str = "") -> Upload:
+        """A new, empty upload. Raises Refusal when there are too many."""
+        self._forget_idle()
+        self._make_room(owner)
         upload_id = secrets.token_hex(16)
         path = self.storage.temporary / upload_id
         # Unbuffered: what was written is in the file, and a failed write is known at once.
-        upload = Upload(upload_id, name, path, io.FileIO(path, "xb"))
+        upload = Upload(upload_id, name, path, io.FileIO(path, "xb"), owner)
         self._open[upload_id] = upload
         return upload
 
-    def _make_room(self) -> None:
-        if len(self._open) < MAX_UPLOADS:
-            return
-        oldest = min(self._open.values(), key=lambda upload: (upload.lock.locked(), upload.used_at))
-        if oldest.lock.locked() or time.monotonic() - oldest.used_at < IDLE_S:
-            raise Refusal(Code.TOOMANYREQUESTS, "too many uploads at once", {"Retry-After": "10"})
-        self.drop(oldest)
+    def _forget_idle(self) -> None:
+        """What a client left behind would stay on the disk until the next start."""
+        now = time.monotonic()
+        for upload in list(self._open.values()):
+            if not upload.lock.locked() and now - upload.used_at >= IDLE_S:
+                self.drop(upload)
 
-    def find(self, name: str, upload_id: str) -> Upload:
-        """The upload of this repository, idle. Raises Refusal when it is unknown or being written to."""
+    def _make_room(self, owner: str) -> None:
+        """One account takes no more than its part, so that the others can push."""
+        own = sum(upload.owner == owner for upload in self._open.values())
+        if len(self._open) >= MAX_UPLOADS or (owner and own >= MAX_UPLOADS_EACH):
+            raise Refusal(Code.TOOMANYREQUESTS, "too many uploads at once", {"Retry-After": "10"})
+
+    def find(self, name: str, upload_id: str, owner: str = "") -> Upload:
+        """The upload of this repository and account, idle. Raises Refusal when it is unknown or being written to."""
         upload = self._open.get(upload_id)
-        if upload is None or upload.name != name:
+        if upload is None or (upload.name, upload.owner) != (name, owner):
             raise Refusal(Code.BLOB_UPLOAD_UNKNOWN, "no such upload: start again")
         if upload.lock.locked():
             raise Refusal(Code.BLOB_UPLOAD_BUSY, "another request writes to this upload")

@@ -135,6 +135,16 @@ class RegistryUsers:
         except OSError as error:
             raise InputError(f"cannot be written: {error.strerror}", where=str(path)) from error
 
+    def known(self, name: str, password: str) -> User | None:
+        """The account when the password was verified before. At once; None says nothing."""
+        user, mark = self.users.get(name), self._verified.get(name)
+        if user is None or mark is None or not hmac.compare_digest(mark, self._mark(password)):
+            return None
+        return user
+
+    def _mark(self, password: str) -> bytes:
+        return hmac.digest(self._key, password.encode(errors="surrogateescape"), "sha256")
+
     def verify(self, name: str, password: str) -> User | None:
         """The account when the password is right. Blocks while it hashes: call it from a thread.
 
@@ -143,14 +153,12 @@ class RegistryUsers:
         user = self.users.get(name)
         if len(password.encode(errors="surrogateescape")) > MAX_PASSWORD_BYTES:
             return None
-        mark = hmac.digest(self._key, password.encode(errors="surrogateescape"), "sha256")
-        known = self._verified.get(name)
-        if user is not None and known is not None and hmac.compare_digest(known, mark):
-            return user
+        if (known := self.known(name, password)) is not None:
+            return known
         found = _hash(password, user.salt if user is not None else bytes(16))
         if user is None or not hmac.compare_digest(found, user.hash):
             return None
-        self._verified[name] = mark
+        self._verified[name] = self._mark(password)
         return user
 
 

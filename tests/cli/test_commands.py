@@ -90,6 +90,12 @@ def test_help_names_every_command_and_loads_nothing_heavy(tmp_path: Path) -> Non
         "versions",
         "update",
         "job",
+        "jobs",
+        "rollback",
+        "down",
+        "edge",
+        "service",
+        "broker",
         "token",
         "image",
         "registry",
@@ -122,7 +128,17 @@ def test_help_names_every_command_and_loads_nothing_heavy(tmp_path: Path) -> Non
         (["versions", "add", "1", "--image", "a/b:c", "--url", "http://x", "--token", "t"], "by digest"),
         (["registry", "--data", "reg"], "nobody could pull"),
         (["registry", "--data", "reg", "--users", "absent"], "absent"),
+        (["registry", "--data", "reg", "--no-auth", "--port", "99999"], "not a port"),
+        (["registry", "gc", "--data", "absent"], "no such folder"),
+        (["clients", "--url", "http://x", "add", "edge-2"], "Options come behind `add`"),
+        (["versions", "--json", "add", "1", "--image", "x"], "Options come behind `add`"),
+        (["edge", "status", "--config", "absent"], "absent"),
+        (
+            ["edge", "enrol", "--url", "http://far.example", "--state", "x", "--token", "t"],
+            "could use the token",
+        ),
         (["up", "--data", "/proc/blackstart"], "cannot be used"),
+        (["up", "--data", "/proc/blackstart", "--detach"], "cannot be used"),
         (["up", "--data", ""], "a folder of its own"),
     ],
     ids=lambda given: " ".join(given)[:40] if isinstance(given, list) else "",
@@ -136,11 +152,77 @@ def test_bad_input_is_2_and_one_sentence(tmp_path: Path, arguments: list[str], e
 
 
 @pytest.mark.parametrize(
-    "arguments", [["no-such-command"], ["update"], ["registry", "--port", "99999", "--data", "x"]]
+    "arguments",
+    [
+        ["no-such-command"],
+        ["update"],
+        ["registry", "--no-such"],
+        ["edge", "status"],
+        ["jobs", "--limit", "0"],
+    ],
 )
 def test_bad_usage_is_2(tmp_path: Path, arguments: list[str]) -> None:
-    assert "Usage:" in blackstart(tmp_path, *arguments, code=2).stderr
+    assert "usage:" in blackstart(tmp_path, *arguments, code=2).stderr.lower()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_take_down_is_said(tmp_path: Path) -> None:
+    assert blackstart(tmp_path, "down").stdout == "nothing runs there\n"
+    (tmp_path / ".blackstart").mkdir()
+    # What one that was killed has left: the pid may be a stranger's by now.
+    (tmp_path / ".blackstart" / "up.json").write_text(json.dumps({"pid": os.getpid()}))
+    (tmp_path / ".blackstart" / "lock").touch()
+    assert json.loads(blackstart(tmp_path, "down", "--json").stdout) == {"ended": False}
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    from blackstart import __version__
+
+    assert blackstart(tmp_path, "--version").stdout == f"blackstart {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words", ["edge run", "edge enrol", "edge status", "edge journal", "edge hold", "edge release", "service", "broker",
+              "registry", "registry gc"],
+)  # fmt: skip
+def test_the_help_of_a_part_calls_it_by_the_name_it_was_called_by(tmp_path: Path, words: str) -> None:
+    said = blackstart(tmp_path, *words.split(), "--help").stdout
+    assert said.startswith(f"usage: blackstart {words} [-h]")
+
+
+def test_an_authority_is_made_once(tmp_path: Path) -> None:
+    made = json.loads(blackstart(tmp_path, "pki", "site", "--host", "broker.example", "--json").stdout)
+    assert all((tmp_path / path).exists() for name, path in made.items() if name != "ca_fingerprint")
+    assert (tmp_path / made["signing_key"]).stat().st_mode & 0o77 == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "site").rglob("*") if path.is_file()}
+    assert (
+        json.loads(blackstart(tmp_path, "pki", "site", "--host", "broker.example", "--json").stdout) == made
+    )
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_accounts_of_a_registry(tmp_path: Path) -> None:
+    from reference.registry.users import RegistryUsers
+
+    user = ["registry", "user", "--users", "users.json"]
+    password = blackstart(tmp_path, *user, "device", "--repository", "opc-*").stdout.strip()
+    blackstart(tmp_path, *user, "publisher", "--push")
+    users = RegistryUsers.load(tmp_path / "users.json")
+    device = users.verify("device", password)
+    assert device is not None
+    assert [device.may(what, "opc-client") for what in ("pull", "push", "delete")] == [True, False, False]
+    assert not device.may("pull", "other")
+    assert users.users["publisher"].may("delete", "other")
+    blackstart(tmp_path, *user, "device", "--remove")
+    assert RegistryUsers.load(tmp_path / "users.json").users.keys() == {"publisher"}
+    refused(tmp_path, *user, "device", "--remove")
+
+
+def test_authorities_to_trust_are_named_by_a_variable(tmp_path: Path) -> None:
+    asked = ["clients", "--url", "https://127.0.0.1:9", "--token", "t"]
+    assert "no certificates in PEM" in refused(tmp_path, *asked, BLACKSTART_CA="absent")
+    (tmp_path / "empty").touch()
+    assert "no certificates in PEM" in refused(tmp_path, *asked, BLACKSTART_CA="empty")
 
 
 def test_nothing_was_made_by_a_refused_token(tmp_path: Path) -> None:
@@ -194,7 +276,7 @@ def test_a_bad_image_folder_leaves_nothing(tmp_path: Path, app: Path) -> None:
 def registry(folder: Path) -> Iterator[int]:
     """`blackstart registry --no-auth`, and its port."""
     with subprocess.Popen(
-        [sys.executable, "-m", "blackstart", "registry", "--port", "0", "--data", "images", "--no-auth", "--json"],
+        [sys.executable, "-m", "blackstart", "registry", "--port", "0", "--data", "images", "--no-auth"],
         cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         try:
