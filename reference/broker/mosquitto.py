@@ -23,6 +23,7 @@ from pathlib import Path
 from reference.broker.mosquitto_files import (
     CONFIG,
     CRL,
+    DAMAGED,
     MosquittoFolder,
     TlsServerFiles,
     account,
@@ -131,6 +132,16 @@ class Mosquitto:
             return fd
 
     async def _start_child(self) -> None:
+        """Once more without what it kept, where that is damaged: messages are sent again end to end, a door is not."""
+        try:
+            await self._launch()
+        except ServiceError as error:
+            if DAMAGED not in error.what or not self._folder.set_aside_kept():
+                raise
+            log.critical("what Mosquitto kept is damaged: set aside, begun anew", extra={"why": error.what})
+            await self._launch()
+
+    async def _launch(self) -> None:
         assert self._lock is not None, "start() took it"
         who = self._who
         self._running.clear()

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reference.broker.rights import mosquitto_rights
+from reference.broker.server import PACKET_BYTES
 from reference.core.errors import InputError
 from reference.pki import Device, peer_of
 from reference.support.files import write_durably
 
 CONFIG, RIGHTS, CRL, LEARNED = "mosquitto.conf", "rights", "crl.pem", "devices"
+KEPT, DAMAGED = "mosquitto.db", "Couldn't open database"
+"""Sessions and what waits in them, and what Mosquitto says when it cannot read that."""
 DEVICES = "devices"
 """In the data folder: names of devices (`tenant.client`), one a line, that have rights before they first connect."""
 SESSION_DAYS = 14
@@ -32,8 +35,6 @@ IN_FLIGHT = 1_000
 """Unacknowledged messages to one client at most; clients of MQTT 5 say less."""
 QUEUED = 200
 """Messages kept for one client beyond those. More are dropped, and sent again end to end."""
-PACKET_BYTES = 128 * 1024
-"""Twice the longest message of the protocol."""
 
 _VERSION = re.compile(r"mosquitto version (\d+)\.(\d+)")
 _SEARCHED = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/sbin"))
@@ -165,6 +166,20 @@ class MosquittoFolder:
         for path in self.path.iterdir():
             self._give(path)
 
+    def set_aside_kept(self) -> bool:
+        """Move what Mosquitto kept out of its way (one of it stays); whether there was anything. Raises `InputError`."""
+        kept = self.path / KEPT
+        if not kept.exists():
+            return False
+        aside = kept.with_name(f"{KEPT}.damaged")
+        try:
+            if aside.is_dir():
+                shutil.rmtree(aside)
+            kept.replace(aside)
+        except OSError as error:
+            raise InputError(f"cannot be set aside: {error.strerror}", where=str(kept)) from None
+        return True
+
     def copy_certificates(self, files: TlsServerFiles) -> None:
         """Raises `InputError` when one cannot be read."""
         wanted = {"ca.crt": files.ca, "server.crt": files.cert, "server.key": files.key, CRL: files.crl}
@@ -205,6 +220,8 @@ def add_device(data: Path, tenant_id: str, client_id: str) -> None:
     device = peer_of(f"{tenant_id}.{client_id}", tenant_id)
     line = f"{device.mqtt_id}\n".encode()
     path = data / DEVICES
+    if device in _read_names(path):
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -8,6 +8,7 @@ What is replaced, and why (amqtt 0.12):
   SUBSCRIBE changes meanwhile: "dictionary changed size", and the message is lost for the rest. Ours never suspends.
 - sessions: clean only; an older connection of the same client is closed first and a session goes with its
   connection. amqtt leaves the old connection open, and its reaper can remove the session of a fresh one.
+- the length of packets: amqtt takes 256 MB from anybody who may connect, and keeps several copies of it.
 - retained messages and last wills: none. amqtt sends retained ones to clients that have not subscribed, and
   publishes wills past the topic rights.
 """
@@ -23,12 +24,14 @@ import ssl
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from amqtt.broker import Broker
 from amqtt.contexts import Action, BrokerConfig, ListenerConfig, ListenerType
 from amqtt.errors import AMQTTError, MQTTError, NoDataError
 from amqtt.mqtt.connack import NOT_AUTHORIZED, ConnackPacket
+from amqtt.mqtt.packet import MQTTFixedHeader
+from amqtt.mqtt.protocol import handler as amqtt_handler
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 
 from reference.broker import rights
@@ -47,7 +50,26 @@ LISTENER = "default"
 CONNECT_TIMEOUT_S = 10.0
 """A connection that has not sent its CONNECT after this long is closed."""
 SHUTDOWN_TIMEOUT_S = 1.0
+PACKET_BYTES = 128 * 1024
+"""Twice the longest message of the protocol."""
 _PEER = "blackstart.peer"
+
+
+class BoundedHeader(MQTTFixedHeader):
+    """The beginning of a packet that is not longer than any that we have a use for. MQTT itself allows 256 MB."""
+
+    @classmethod
+    async def from_stream(cls, reader: ReaderAdapter) -> Self | None:
+        """None also for one that is too long: nothing of it is read, and the connection ends."""
+        header = await super().from_stream(reader)
+        if header is not None and header.remaining_length > PACKET_BYTES:
+            log.warning("connection closed: a packet is too long", extra={"bytes": header.remaining_length})
+            return None
+        return header
+
+
+amqtt_handler.MQTTFixedHeader = BoundedHeader  # type: ignore[attr-defined,unused-ignore]
+"""The loop that reads packets has no other place for a bound."""
 
 
 class RefusedError(MQTTError):  # type: ignore[misc,unused-ignore]

@@ -6,6 +6,21 @@ from reference.core.model import Health, ImageState, Installed, SnapshotState, W
 from reference.core.record import UpdateRecord
 
 
+def outdated(record: UpdateRecord, world: World) -> bool:
+    """Whether the record is older than what the device has done since: a journal that lost its end, or an old copy.
+
+    A generation is journaled before a container of it is made, so one that the record cannot know was made after it.
+    A record without a floor has made none, and says nothing.
+    """
+    if record.floor is None:
+        return False
+    known = [
+        i.generation for i in (record.current, record.previous, record.job, record.queued) if i is not None
+    ]
+    newest = max([record.floor, *known])
+    return any(container.generation > newest for container in world.containers)
+
+
 def adopted(world: World, epoch: str, health: Health) -> UpdateRecord:
     """A new record in a new epoch, without a floor: no command is accepted until the service has restored it.
 

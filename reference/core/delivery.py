@@ -24,6 +24,9 @@ from reference.core.update import BEFORE_SWITCH, UpdateRecord
 FINISHED_KEPT = 8
 """Terminal reports that a device remembers, to answer a command it has already carried out."""
 
+REFUSALS_KEPT = 32
+"""Refusals that wait for the service at most."""
+
 # ---- the device's side
 
 
@@ -38,6 +41,8 @@ class Memory:
     """Reports that the service has not acknowledged: the newest of each generation, by generation."""
     finished: tuple[Report, ...] = ()
     """The last terminal reports, oldest first."""
+    early_cancel: tuple[str, int] | None = None
+    """Job and generation, above the floor, of a cancel that has overtaken its command. The highest, no others."""
 
 
 class Verdict(StrEnum):
@@ -86,8 +91,11 @@ def receive(memory: Memory, command: Command, now_ms: int | None, limits: Limits
             memory, _ended(record.queued, Reason.SUPERSEDED, f"by generation {command.generation}")
         )
     record = replace(record, floor=command.generation, queued=command)
-    memory = replace(memory, record=record)
-    return _report(memory, _taken(command)), Verdict.ACCEPTED
+    memory, early = _without_early(replace(memory, record=record)), memory.early_cancel
+    memory = _report(memory, _taken(command))
+    if early == (command.job_id, command.generation):
+        memory = receive_cancel(memory, *early)
+    return memory, Verdict.ACCEPTED
 
 
 def reject(
@@ -104,7 +112,10 @@ def reject(
 
 
 def receive_cancel(memory: Memory, job_id: str, generation: int) -> Memory:
-    """Cancel a job: one that waits ends at once, one that runs ends before its switch, later ones finish."""
+    """Cancel a job: one that waits ends at once, one that runs ends before its switch, later ones finish.
+
+    Nothing keeps a cancel behind its command on the way: one for a job that is still to come is remembered for it.
+    """
     record = memory.record
     if record.queued is not None and (record.queued.job_id, record.queued.generation) == (job_id, generation):
         ended = _ended(record.queued, Reason.CANCELED, "before it was begun")
@@ -112,6 +123,8 @@ def receive_cancel(memory: Memory, job_id: str, generation: int) -> Memory:
     running = record.job is not None and (record.job.job_id, record.job.generation) == (job_id, generation)
     if running and record.phase in BEFORE_SWITCH and not record.cancel:
         return replace(memory, record=replace(record, cancel=True))
+    if record.floor is not None and generation > max(record.floor, (memory.early_cancel or ("", 0))[1]):
+        return replace(memory, early_cancel=(job_id, generation))
     return memory
 
 
@@ -122,8 +135,12 @@ def receive_birth_answer(
     record = memory.record
     if sent_nonce is None or nonce != sent_nonce or epoch != record.epoch:
         return memory
-    known = floor if record.floor is None else max(record.floor, floor)
-    return memory if known == record.floor else replace(memory, record=replace(record, floor=known))
+    # A service that was restored from a backup may have forgotten generations that run here.
+    here = [i.generation for i in (record.current, record.previous) if i is not None]
+    known = max(floor, record.floor if record.floor is not None else 0, *here)
+    if known == record.floor:
+        return memory
+    return _without_early(replace(memory, record=replace(record, floor=known)))
 
 
 def receive_acknowledgement(memory: Memory, epoch: str, job_id: str, sequence: int) -> Memory:
@@ -158,13 +175,32 @@ def _again(memory: Memory, job_id: str, generation: int) -> Memory | None:
     return None
 
 
+def _without_early(memory: Memory) -> Memory:
+    """Memory without a cancel whose command the floor keeps out."""
+    floor, early = memory.record.floor, memory.early_cancel
+    passed = early is not None and floor is not None and early[1] <= floor
+    return replace(memory, early_cancel=None) if passed else memory
+
+
 def _report(memory: Memory, report: Report) -> Memory:
     report = replace(report, sequence=memory.sequence + 1)
     finished = memory.finished
+    if report.status is JobStatus.REJECTED:
+        memory = _forgetting(memory)
     if report.status.terminal:
         others = tuple(r for r in finished if (r.job_id, r.generation) != (report.job_id, report.generation))
         finished = (*others, report)[-FINISHED_KEPT:]
     return replace(memory, sequence=report.sequence, outbox=_with(memory.outbox, report), finished=finished)
+
+
+def _forgetting(memory: Memory) -> Memory:
+    """Memory with room for one more refusal: old commands that somebody repeats must not fill the journal.
+
+    The oldest goes. Whoever still waits for its answer asks again.
+    """
+    refused = sorted(r.sequence for r in memory.outbox if r.status is JobStatus.REJECTED)
+    dropped = refused[: max(0, len(refused) - REFUSALS_KEPT + 1)]
+    return replace(memory, outbox=tuple(r for r in memory.outbox if r.sequence not in dropped))
 
 
 def _with(outbox: tuple[Report, ...], report: Report) -> tuple[Report, ...]:
@@ -302,9 +338,13 @@ def ingest(client: ClientState, job: Job | None, report: Report, epoch: str) -> 
     return Ingested(client, after, StatusVerdict.STALE if after == job else StatusVerdict.APPLIED, newest)
 
 
-def resend_after_ms(sends: int, jitter_permille: int, limits: ServiceLimits) -> int:
-    """Wait before a command that was sent `sends` times (1 is the first) is sent again, with equal jitter."""
-    exponent = min(max(sends, 1) - 1, 32)
+def resend_after_ms(sends: int, jitter_permille: int, limits: ServiceLimits, *, heard: bool = True) -> int:
+    """Wait before a command that was sent `sends` times (1 is the first) is sent again, with equal jitter.
+
+    A device that was not `heard` lately is most likely offline. It says so when it is back, and gets all that waits for
+    it at once; until then it is spoken to seldom, so that orders for others do not wait behind vain ones.
+    """
+    exponent = min(max(sends, 1) - 1, 32) if heard else 32
     full = min(limits.resend_limit_ms, limits.resend_first_ms * int(limits.resend_factor**exponent))
     return full // 2 + full * jitter_permille // 2000
 

@@ -29,10 +29,10 @@ def idle(record: UpdateRecord, world: World, limits: Limits) -> Step:
         return begin(record)
     if (step := _probation(record, world, limits)) is not None:
         return step
-    if (wait := rest(world, limits)) is not None:
-        return wait
     installed = _wanted(record, world, limits)
     container = world.find(installed)
+    if (wait := _rest_in_duty(installed, container, world, limits)) is not None:
+        return wait
     if (beside := world.running_beside(container)) is not None:
         return Stop(beside.id)
     if installed is None:
@@ -51,6 +51,22 @@ def idle(record: UpdateRecord, world: World, limits: Limits) -> Step:
     if not record.duty and world.snapshots:
         return RemoveSnapshot(min(world.snapshots))
     return Wait(limits.poll_ms if record.duty else limits.watch_ms, "the installed version runs")
+
+
+def _rest_in_duty(
+    installed: Installed | None, container: Container | None, world: World, limits: Limits
+) -> Wait | None:
+    """The wait after a failure; a short one while the client is down and its return needs nothing but this device.
+
+    What failed may have been a cleanup, whose wait has grown to minutes: the client does not stay down for that.
+    """
+    wait, down = rest(world, limits), container is None or not container.running
+    if wait is None or installed is None or not down:
+        return wait
+    if world.images.get(installed.image.digest) is not ImageState.PRESENT:
+        return wait
+    left_ms = limits.revive_rest_ms - world.since_failure_ms
+    return Wait(min(wait.for_ms, left_ms), wait.why) if left_ms > 0 else None
 
 
 def begin(record: UpdateRecord) -> Journal:

@@ -33,6 +33,8 @@ class Limits:
     """Healthy time on probation that is journaled at once: the most that a cut can cost of it."""
     lock_wait_ms: int = 600_000
     """For so long a switch waits for the update lock when its command does not say."""
+    revive_rest_ms: int = 5_000
+    """The longest wait after a failure while the client is down, and no network is needed to bring it back."""
     backoff_first_ms: int = 500
     backoff_factor: int = 2
     backoff_limit_ms: int = 300_000

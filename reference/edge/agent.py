@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from reference.core.adopt import outdated
 from reference.core.delivery import Memory, advance
 from reference.core.errors import BlackstartError, EngineError, JournalError, Reason
 from reference.core.limits import Limits
@@ -70,6 +71,7 @@ class Agent:
         self._told = asyncio.Event()
         self._activity: tuple[Act, asyncio.Task[None]] | None = None
         self._lost: JournalError | None = None
+        self._believe_at_first = True
         self.progress = PullProgress(0, None)
         self.onlookers: list[Onlooker] = []
 
@@ -137,7 +139,8 @@ class Agent:
     async def run(self) -> None:
         """Go on for ever; a cancel ends it and leaves the client as it is.
 
-        Raises JournalError(JOURNAL_CORRUPT) when the journal can neither be written nor read any more.
+        Raises JournalError(JOURNAL_CORRUPT) when the journal can neither be written nor read any more, and when it does
+        not know what was done here: it is to be set aside then.
         """
         try:
             while True:
@@ -165,6 +168,11 @@ class Agent:
         if self._lost is not None:
             raise self._lost
         world = await self._eyes.look(self.memory.record)
+        if self._believe_at_first and self._eyes.has_looked:
+            self._believe_at_first = False
+            if outdated(self.memory.record, world):
+                todo = "It may have lost its end, or been restored from a copy."
+                raise JournalError("is older than what is here", where=str(self._journal.path), todo=todo)
         if (pause_ms := self._eyes.pause_ms(self.limits)) > 0:
             # Each look that fails counts as a failure of the job: they must not be used up in a moment.
             await self._wait(pause_ms / 1000, None)

@@ -98,10 +98,20 @@ class CredentialFile:
         username, password = entry["username"], entry["password"]
         if not isinstance(username, str) or not isinstance(password, str) or not username:
             raise self._wrong(f"the entry of {host!r} holds something that is no text")
+        if not _writable(username, password):
+            raise self._wrong(f"the entry of {host!r} holds characters that are none")
         return Login(username, password)
 
     def _wrong(self, what: str) -> DeviceError:
         return DeviceError(what, where=str(self.path), todo="Correct the file of registry credentials.")
+
+
+def _writable(*texts: str) -> bool:
+    """Whether it is text that can be sent: JSON also knows halves of characters."""
+    try:
+        return all(text.encode() is not None for text in texts)
+    except UnicodeEncodeError:
+        return False
 
 
 def _strict(path: Path) -> str:
@@ -205,6 +215,8 @@ class Helper:
         username, secret = found.get("Username"), found.get("Secret")
         if not isinstance(username, str) or not isinstance(secret, str):
             raise self._failed("printed no Username and Secret")
+        if not _writable(username, secret):
+            raise self._failed("printed characters that are none")
         if username == "<token>":
             raise self._failed("printed an identity token, which is not supported")
         login = Login(username, secret) if username or secret else None

@@ -7,6 +7,7 @@ a file that is missing is never made by opening it.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import sqlite3
@@ -30,11 +31,15 @@ SCHEMA_VERSION = 2
 """2: with policy, correlation and probation. What an older journal does not say has the value that means as before."""
 _PARTS = ("-wal", "-shm", "")
 """Files of a journal, by the end of their names. The database itself is moved last: a cut leaves it to be found."""
+ASIDE_KEPT = 5
+"""Journals that were set aside and are kept: a disk that damages each of them must not be filled by them, too."""
 HISTORY_KEPT = 1000
 """Rows of history kept, newest first."""
 
 _RECORD = TypeAdapter(UpdateRecord)
 _REPORT = TypeAdapter(Report)
+_EARLY = TypeAdapter(tuple[str, int])
+_NUMBER = TypeAdapter(int)
 _SCHEMA = """
 CREATE TABLE rows (kind TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, checksum TEXT NOT NULL,
                    PRIMARY KEY (kind, key)) WITHOUT ROWID;
@@ -159,6 +164,11 @@ def set_aside(path: Path, now_s: float) -> Path:
         part = Path(f"{path}{suffix}")
         if part.exists():
             part.replace(Path(f"{target}{suffix}"))
+    found = path.parent.glob(f"{glob.escape(path.name)}.corrupt-*")
+    aside = sorted({p.name.removesuffix("-wal").removesuffix("-shm") for p in found} - {target.name})
+    for old in aside[: 1 - ASIDE_KEPT]:
+        for suffix in _PARTS:
+            path.with_name(f"{old}{suffix}").unlink(missing_ok=True)
     fsync_dir(path.parent)
     return target
 
@@ -206,7 +216,14 @@ def _load(connection: sqlite3.Connection) -> Memory:
         todo = "Install the newer agent again. The client goes on running, and the journal is as it was."
         raise JournalError(what, reason=Reason.JOURNAL_TOO_NEW, todo=todo)
     rows = connection.execute("SELECT kind, key, body, checksum FROM rows ORDER BY kind, key").fetchall()
-    bodies: dict[str, list[str]] = {"record": [], "sequence": [], "outbox": [], "finished": [], "schema": []}
+    bodies: dict[str, list[str]] = {
+        "record": [],
+        "sequence": [],
+        "outbox": [],
+        "finished": [],
+        "schema": [],
+        "early_cancel": [],
+    }
     for kind, key, body, checksum in rows:
         if kind not in bodies:
             raise JournalError(f"holds a row of the unknown kind {kind!r}")
@@ -219,9 +236,11 @@ def _load(connection: sqlite3.Connection) -> Memory:
             (_REPORT.validate_json(body) for body in bodies["finished"]), key=lambda r: r.sequence
         )
         record = _RECORD.validate_json(bodies["record"][0])
+        early = [_EARLY.validate_json(body) for body in bodies["early_cancel"]]
+        sequence = _NUMBER.validate_json(bodies["sequence"][0])
     except ValidationError as error:
         raise JournalError(f"holds a row that cannot be read: {error.errors()[0]['msg']}") from error
-    return Memory(record, int(bodies["sequence"][0]), outbox, tuple(finished))
+    return Memory(record, sequence, outbox, tuple(finished), early[0] if early else None)
 
 
 def _write(connection: sqlite3.Connection, memory: Memory, entry: HistoryEntry | None) -> None:
@@ -232,6 +251,8 @@ def _write(connection: sqlite3.Connection, memory: Memory, entry: HistoryEntry |
     ]
     for kind, reports in (("outbox", memory.outbox), ("finished", memory.finished)):
         rows += [(kind, f"{r.generation:020}/{r.job_id}", _REPORT.dump_json(r).decode()) for r in reports]
+    if memory.early_cancel is not None:
+        rows.append(("early_cancel", "", _EARLY.dump_json(memory.early_cancel).decode()))
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute("DELETE FROM rows")

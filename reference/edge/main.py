@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,17 +99,48 @@ async def shown(
     public, private, port = Server(views.public()), Server(views.private()), None
     tending = asyncio.create_task(ballast.watch())
     try:
-        try:
+        with _without_onlookers():
             await private.listen_at(socket_path(settings))
+        with _without_onlookers():
             port = await public.listen(settings.status_port) if settings.status_port is not None else None
-        except DeviceError as error:
-            log.error("nobody can look on", extra={"reason": error.reason, "detail": str(error)})
         yield port
     finally:
         tending.cancel()
         await asyncio.gather(tending, return_exceptions=True)
         await public.close()
         await private.close()
+
+
+@contextlib.contextmanager
+def _without_onlookers() -> Iterator[None]:
+    try:
+        yield
+    except DeviceError as error:
+        log.error("nobody can look on", extra={"reason": error.reason, "detail": str(error)})
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for this agent. The journal's own lock is not enough: a journal can be lost, or not made yet.
+
+    Raises JournalError(JOURNAL_LOCKED) when another agent has it, InputError when it cannot be used.
+    """
+    path = folder / "agent.lock"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InputError(f"cannot be used: {error.strerror}", where=str(path)) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise JournalError(
+                "another agent runs on this folder", reason=Reason.JOURNAL_LOCKED, where=str(folder),
+                todo="End that one first, or give this one folders of its own.",
+            ) from None  # fmt: skip
+        yield
+    finally:
+        os.close(handle)
 
 
 async def open_journal(settings: EdgeSettings, eyes: Eyes) -> Journal:
@@ -157,6 +189,17 @@ async def run_agent(
         loop.add_signal_handler(number, stop.set)
     keys = key_ring(*(load_public_key(path) for path in settings.command_keys))
     _make_folders(settings)
+    with alone(settings.state_dir):
+        await _run(settings, limits, factory, keys, stop)
+
+
+async def _run(
+    settings: EdgeSettings,
+    limits: Limits,
+    factory: AgentFactory,
+    keys: Mapping[str, PublicKey],
+    stop: asyncio.Event,
+) -> None:
     runtime = ProcessRuntime(
         settings.state_dir / "engine",
         settings.run_dir,
@@ -172,8 +215,9 @@ async def run_agent(
         lock_file=settings.lock_file or settings.run_dir / "lock",
     )
     try:
-        while await _serve(settings, runtime, eyes, factory, limits, keys, stop):
-            log.critical("the journal was lost while the agent ran: it is set aside and made anew")
+        with alone(settings.run_dir):
+            while await _serve(settings, runtime, eyes, factory, limits, keys, stop):
+                log.critical("the journal was lost while the agent ran: it is set aside and made anew")
     finally:
         await runtime.close()
 
@@ -189,6 +233,7 @@ async def _serve(
 ) -> bool:
     """Until `stop`, or until the journal cannot be believed any more; answers whether to begin again."""
     journal = await open_journal(settings, eyes)
+    lost: JournalError | None = None
     agent = factory(settings, runtime, journal, eyes, limits)
     broker = settings.broker
     link = MqttLink(
@@ -213,12 +258,14 @@ async def _serve(
     except JournalError as error:
         if error.reason is not Reason.JOURNAL_CORRUPT:
             raise
-        return True
+        lost = error
     finally:
         with contextlib.suppress(BlackstartError):
             await link.stop()
         journal.close()
-    return False
+    if lost is not None:
+        _set_aside(journal.path, lost)
+    return lost is not None
 
 
 async def _first_of(*works: Coroutine[Any, Any, object]) -> None:

@@ -120,8 +120,15 @@ class Eyes:
         self._tracker.down()
 
     def mark_engine_restart(self, record: UpdateRecord) -> None:
-        """Remember, until the next boot, that the engine was restarted for this job: written before it is done."""
-        write_durably(self._marker(), self._job_id(record).encode())
+        """Remember, until the next boot, that the engine was restarted for this job: written before it is done.
+
+        Raises EngineError: what cannot be remembered is not done, or it would be done again and again.
+        """
+        try:
+            write_durably(self._marker(), self._job_id(record).encode())
+        except OSError as error:
+            what = f"cannot remember that the engine was restarted: {error.strerror}"
+            raise EngineError(what, where=str(self._marker()), todo="Look at run_dir.") from error
 
     def _count_start(self, act: Act | None) -> None:
         if isinstance(act, Start) and act.trusted:
@@ -209,7 +216,7 @@ class Eyes:
 
     def _engine_restarted(self, record: UpdateRecord) -> bool:
         try:
-            return self._marker().read_text() == self._job_id(record)
+            return self._marker().read_bytes() == self._job_id(record).encode()
         except OSError:
             return False
 

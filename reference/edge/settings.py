@@ -33,11 +33,13 @@ from reference.protocol.models import ClientId, TenantId
 def _no_nul(path: Path) -> Path:
     if "\0" in str(path):
         raise ValueError("a NUL character in a path")
+    if path == Path():
+        raise ValueError("a path is needed")
     return path
 
 
 _Path = Annotated[Path, AfterValidator(_no_nul)]
-_Host = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\s/]+$")]
+_Host = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\s/\x00]+$")]
 _Word = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 _Name = Annotated[str, Field(pattern=r"^[^\x00=]+$")]
 _Argument = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
@@ -125,8 +127,8 @@ class EdgeSettings(_Part):
     """None: somebody else sees to the certificate."""
     clock_trusted: bool = True
     """Whether wall time may be believed; if not, generations alone decide what is old."""
-    pull_watchdog_ms: Annotated[int, Field(ge=100)] = 30_000
-    limits: dict[str, Annotated[int, Field(ge=0)]] = {}
+    pull_watchdog_ms: Annotated[int, Field(ge=100, le=86_400_000)] = 30_000
+    limits: dict[str, Annotated[int, Field(ge=0, le=2**53)]] = {}
     """Bounds of `reference.core.limits.Limits` that differ on this device, by name."""
     heartbeat_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = 60_000
     """How often the device says that it is there, give or take a fifth."""
@@ -140,6 +142,13 @@ class EdgeSettings(_Part):
     """The update lock: no switch begins while this file is there; None: `lock` in `run_dir`."""
     seed: int | None = None
     """Seeds the jitter, for runs that are to be repeated."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        state, run = self.state_dir.resolve(), self.run_dir.resolve()
+        if state == run or run in state.parents:
+            raise ValueError("state_dir lies in run_dir, which a boot forgets")
+        return self
 
     @field_validator("limits")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import tempfile
 from pathlib import Path
 
@@ -54,3 +55,17 @@ def syncfs(path: Path) -> None:
             raise OSError(error, os.strerror(error), str(path))
     finally:
         os.close(fd)
+
+
+def allow_many_files(most: int = 65_536) -> int:
+    """Let this process have as many open files as it may, up to `most`: each connection is one. The limit then.
+
+    Usually it is 1024 until somebody asks for more (`getrlimit(2)`), and a service without a file left can neither
+    answer nor go back to its broker.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

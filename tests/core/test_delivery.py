@@ -152,11 +152,40 @@ def test_cancel_of_another_job_or_twice_changes_nothing() -> None:
     once = delivery.receive_cancel(driver.memory, "job-2", 2)
     assert once.record.cancel and delivery.receive_cancel(once, "job-2", 2) == once
     for job_id, generation in (("job-2", 3), ("job-3", 2)):
-        assert delivery.receive_cancel(driver.memory, job_id, generation) == driver.memory
+        assert delivery.receive_cancel(driver.memory, job_id, generation).record == driver.memory.record
         assert delivery.receive_cancel(taken(fresh(), command(2, "v2"))[0], job_id, generation).record.queued
 
 
 # ---- births
+
+
+def test_a_cancel_that_overtakes_its_command_waits_for_it() -> None:
+    memory = delivery.receive_cancel(fresh(3), "job-5", 5)
+    assert memory.early_cancel == ("job-5", 5) and memory.outbox == ()
+    memory, verdict = taken(memory, command(5, "v1"))
+    assert verdict is Verdict.ACCEPTED
+    assert memory.record.queued is None and memory.record.floor == 5 and memory.early_cancel is None
+    assert statuses(memory) == [("job-5", JobStatus.CANCELED)]
+    again, verdict = taken(acknowledged(memory), command(5, "v1"))
+    assert verdict is Verdict.DUPLICATE and statuses(again) == [("job-5", JobStatus.CANCELED)]
+
+
+def test_an_early_cancel_ends_the_job_of_its_name_and_no_other() -> None:
+    memory = delivery.receive_cancel(fresh(3), "job-5", 5)
+    assert delivery.receive_cancel(memory, "job-4", 4) == memory  # the highest counts
+    memory, _ = taken(memory, command(4, "v1"))
+    assert memory.record.queued is not None and memory.early_cancel == ("job-5", 5)
+    other = replace(command(5, "v1"), job_id="another")
+    memory, _ = taken(memory, other)
+    assert memory.record.queued == other and memory.early_cancel is None
+
+
+def test_a_cancel_of_what_is_over_is_not_kept() -> None:
+    assert delivery.receive_cancel(fresh(3), "job-3", 3) == fresh(3)
+    assert delivery.receive_cancel(fresh(None), "job-3", 3) == fresh(None)  # it will be sent again
+    memory = delivery.receive_cancel(fresh(3), "job-5", 5)
+    assert delivery.receive_birth_answer(memory, "n", "n", "epoch-1", 4).early_cancel == ("job-5", 5)
+    assert delivery.receive_birth_answer(memory, "n", "n", "epoch-1", 5).early_cancel is None
 
 
 def test_a_floor_comes_back_only_with_the_answer_to_our_own_birth() -> None:
@@ -307,3 +336,13 @@ def test_a_command_is_pending_until_a_device_speaks_or_it_expires(
     status: JobStatus, now_ms: int, pending: bool
 ) -> None:
     assert delivery.command_pending(Job("j", 1, status), now_ms, 10) is pending
+
+
+def test_refusals_of_what_somebody_repeats_are_few() -> None:
+    memory, _ = taken(fresh(100), command(101, "v1"))
+    for number in range(1, 100):
+        memory, verdict = taken(memory, command(number, "v1"))
+        assert verdict is Verdict.REJECTED
+    refused = [r.job_id for r in memory.outbox if r.status is JobStatus.REJECTED]
+    assert refused == [f"job-{n}" for n in range(100 - delivery.REFUSALS_KEPT, 100)]
+    assert ("job-101", JobStatus.IN_PROGRESS) in statuses(memory)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from reference.core import errors, invariants
-from reference.core.adopt import adopted
+from reference.core import delivery, errors, invariants
+from reference.core.adopt import adopted, outdated
 from reference.core.delivery import Memory
 from reference.core.errors import BlackstartError, Reason, Retry, retry_of
 from reference.core.job import Job, JobStatus, Report
@@ -16,6 +16,7 @@ from reference.core.model import Container, ContainerState, HealthState, ImageSt
 from reference.core.steps import Journal, Remove, RemoveImage, Start, Stop, Wait
 from reference.core.update import UpdateRecord
 from tests.core.engine import HEALTH, LIMITS, command, image, installed
+from tests.core.world import updated
 
 LIVE = Container("c1", 1, image("v1"), ContainerState.RUNNING, True, 500, HealthState.HEALTHY, 100)
 V1 = LIVE.image.digest
@@ -213,3 +214,18 @@ def test_when_nothing_runs_the_oldest_is_adopted_that_is_whole() -> None:
     record = adopted(World("b", (new, old), both), "e2", HEALTH)
     assert record.current is not None and record.current.container_id == "c1"
     assert adopted(World("b"), "e2", HEALTH) == UpdateRecord("e2")
+
+
+def test_a_record_that_is_older_than_what_was_made_is_seen() -> None:
+    driver = updated()
+    world, record = driver.world(), driver.record
+    assert not outdated(record, world)
+    assert outdated(replace(record, floor=1, current=record.previous, previous=None), world)
+    assert not outdated(replace(record, floor=1), world), "it knows the generation that runs"
+    assert not outdated(UpdateRecord("new"), world), "it has made nothing"
+
+
+def test_a_floor_is_never_below_what_runs() -> None:
+    """The service was restored from a backup and has forgotten the generation."""
+    memory = delivery.Memory(replace(updated().record, floor=None))
+    assert delivery.receive_birth_answer(memory, "n", "n", memory.record.epoch, 1).record.floor == 2

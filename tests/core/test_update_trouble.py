@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from reference.core import delivery
 from reference.core.errors import Reason
-from reference.core.model import ImageState, Outcome, Phase
+from reference.core.limits import DEFAULT_LIMITS
+from reference.core.model import ContainerState, Failure, ImageState, Outcome, Phase
 from reference.core.steps import (
     Create,
+    Start,
     Stop,
     Wait,
 )
@@ -281,3 +284,36 @@ def test_starts_in_a_row_wait_longer_and_longer() -> None:
             waits.append(step.for_ms)
         driver.take(step)
     assert waits[:4] == [100, 200, 400, 400]
+
+
+def test_a_cleanup_that_fails_for_long_does_not_keep_the_client_down() -> None:
+    driver = device()
+    down = [replace(c, state=ContainerState.EXITED) for c in driver.world().containers]
+    world = replace(
+        driver.world(),
+        containers=tuple(down),
+        dirty=False,
+        failures=20,
+        error=Failure(Reason.ENGINE_ERROR, "x"),
+    )
+    soon = DEFAULT_LIMITS.revive_rest_ms
+    waits = decide(driver.record, replace(world, since_failure_ms=soon - 1), 0, DEFAULT_LIMITS)
+    assert waits == Wait(1, "after a failure")
+    begins = decide(driver.record, replace(world, since_failure_ms=soon), 0, DEFAULT_LIMITS)
+    assert isinstance(begins, Start)
+    # Where the network is needed the wait grows as ever.
+    pulls = decide(driver.record, replace(world, images={}, since_failure_ms=soon), 0, DEFAULT_LIMITS)
+    assert isinstance(pulls, Wait) and pulls.for_ms > soon
+
+
+@pytest.mark.parametrize("state", list(ImageState))
+def test_the_cleanup_leaves_no_image_but_those_of_current_and_previous(state: ImageState) -> None:
+    driver = updated()
+    strays = {image(f"v{number}").digest: state for number in range(10, 16)}
+    driver.engine.images |= strays
+    driver.check = False  # so many images are a breach before anything is decided
+    driver.memory, _ = delivery.receive(driver.memory, command(3, "v3"), 0, LIMITS)
+    driver.run()
+    kept = driver.record.current, driver.record.previous
+    assert driver.engine.images == {i.image.digest: ImageState.PRESENT for i in kept if i is not None}
+    assert len(driver.engine.images) <= LIMITS.images_kept

@@ -60,6 +60,7 @@ async def test_a_file_of_somebody_else_is_refused(tmp_path: Path) -> None:
         "", "{", "[]", "[" * 100_000, "x" * (MAX_FILE_BYTES + 1), "\x00",
         {HOST: "s3cret"}, {HOST: {"username": "u"}}, {HOST: {"username": "", "password": "s3cret"}},
         {HOST: {"username": "u", "password": 7}}, {HOST: {"username": "u", "password": "s3cret", "email": "x"}},
+        {HOST: {"username": "u", "password": "s3cret\ud800"}},
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
@@ -140,6 +141,7 @@ async def test_it_is_asked_again_when_its_answer_runs_out(
         "print('[]')",
         "print('[' * 60000)",
         says(Username=7),
+        says(Secret="s3cret\ud800"),
         says(Secret=None),
         says(Username="<token>"),
         says(ExpiresAt="soon"),

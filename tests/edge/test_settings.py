@@ -68,6 +68,8 @@ WRONG = [
     ("registries.0.credentials_file", "c.json"), ("registries.0.credential_helper", []),
     ("registries.0.credential_helper", "docker-credential-x"), ("registries.0.credential_helper", [""]),
     ("registries.0.token_hosts", ["https://x/"]), ("registries.0.credential_helper_timeout_ms", 1),
+    ("state_dir", ""), ("lock_file", ""), ("broker.host", NUL), ("client.address", NUL), ("registries.0.host", NUL),
+    ("pull_watchdog_ms", 10**400), ("limits.boots", 10**400), ("limits.watch_ms", 2**63),
 ]  # fmt: skip
 
 
@@ -258,3 +260,11 @@ def test_so_it_does_when_what_the_file_names_is_wrong(
 def test_a_loop_without_a_pause_cannot_be_ordered(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         edge_settings(tmp_path, limits={name: 0})
+
+
+@pytest.mark.parametrize("run_dir", ["/", "/var/lib", "/var/lib/edge", "/var/lib/edge/../edge"])
+def test_what_a_boot_forgets_does_not_hold_the_state(tmp_path: Path, run_dir: str) -> None:
+    path = tmp_path / "edge.json"
+    path.write_text(json.dumps({**GOOD, "state_dir": "/var/lib/edge", "run_dir": run_dir}))
+    with pytest.raises(InputError, match="state_dir lies in run_dir"):
+        load_settings(path)

@@ -16,6 +16,8 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -100,18 +102,38 @@ class Postgres:
     def kill(self) -> None:
         """SIGKILL, as a crash would: the postmaster, whose children end with it."""
         assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        children = self._children()
         self._process.kill()
         self._process.wait()
         for child in children:
             try:
-                os.kill(int(child), signal.SIGKILL)
+                os.kill(child, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         deadline = time.monotonic() + PATIENCE_S
         while any(Path(f"/proc/{child}").exists() for child in children):
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+    def _children(self) -> list[int]:
+        assert self._process is not None
+        listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        return [int(child) for child in listed.split()]
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It neither answers nor goes away: every process of it is stopped, the postmaster first."""
+        assert self._process is not None
+        pids = [self._process.pid]
+        os.kill(pids[0], signal.SIGSTOP)
+        try:
+            pids += self._children()
+            for pid in pids[1:]:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in reversed(pids):
+                os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """End it, and remove all of it."""

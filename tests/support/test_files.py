@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,15 @@ def test_syncfs_without_the_call_syncs_everything(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "sync", lambda: called.append(True))
     files.syncfs(tmp_path)
     assert called == [True]
+
+
+def test_a_process_gets_as_many_files_as_it_may() -> None:
+    code = (
+        "import resource; from reference.support.files import allow_many_files as allow;"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1];"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard));"
+        "got = allow(150); assert got == 150 == resource.getrlimit(resource.RLIMIT_NOFILE)[0], got;"
+        "assert allow(120) == 150, 'never fewer';"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 110)); assert allow(150) == 110"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)

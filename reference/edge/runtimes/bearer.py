@@ -31,7 +31,9 @@ MAX_TOKEN_S = 3600.0
 DEFAULT_TOKEN_S = 60.0
 """How long a token is good when its endpoint does not say: the specification's number."""
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,16384}=*")
-_PARAMETER = re.compile(r'([A-Za-z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_CHALLENGE_CHARACTERS = 8 * 1024
+_PARAMETER = re.compile(r'(?<![A-Za-z_])([A-Za-z_]{1,32})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+"""A name is tried from its first letter only: from each letter, a long word of a hostile registry takes a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class Challenge:
 
 def challenge_of(headers: httpx.Headers) -> Challenge | None:
     """The bearer challenge in an answer; None when there is none that can be read."""
-    for value in headers.get_list("WWW-Authenticate"):
+    for whole in headers.get_list("WWW-Authenticate"):
+        value = whole[:_CHALLENGE_CHARACTERS]
         at = re.search(r"(?:^|,)\s*bearer\s", value, re.IGNORECASE)
         if at is None:
             continue
@@ -162,6 +165,7 @@ class Doorman:
         try:
             parts = urlsplit(realm)
             host, userinfo = parts.netloc, parts.username or parts.password
+            _ = parts.port  # one above 65535 is refused here, and not by the socket
         except ValueError:
             raise RegistryError("the registry names an unusable token endpoint", where=shown(realm)) from None
         if parts.scheme not in ("http", "https") or not host or userinfo:

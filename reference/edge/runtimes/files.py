@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,12 +10,31 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+MAX_LOG_BYTES, KEPT_LOG_BYTES = 8 << 20, 1 << 20
+"""How long the log of a workload may become, and how much of it is left then."""
+
 
 def write(path: Path, data: bytes) -> None:
     """Replace a file in one step, without syncing it: for what ends with the boot anyway."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_bytes(data)
     temporary.rename(path)
+
+
+def trim(path: Path, most_bytes: int = MAX_LOG_BYTES, kept_bytes: int = KEPT_LOG_BYTES) -> None:
+    """Shorten a log that somebody appends to (O_APPEND) to its end: a chatty one must not fill the memory of a boot.
+
+    Lines that are written at the same moment may be lost. Never raises.
+    """
+    with contextlib.suppress(OSError):
+        if path.stat().st_size <= most_bytes:
+            return
+        with path.open("r+b") as file:
+            file.seek(-kept_bytes, os.SEEK_END)
+            end = file.read(kept_bytes)
+            file.truncate(0)
+        with path.open("ab") as file:
+            file.write(b"(the beginning was dropped)\n" + end)
 
 
 def seal(body: dict[str, Any]) -> bytes:

@@ -6,7 +6,7 @@ program runs under the agent's own Python (`-I -S`), so only images that start `
 arguments that name files of the image are pointed at them. Mounts arrive as BLACKSTART_MOUNTS, a JSON object of paths
 in the container -> paths on the device, which the workload itself has to follow.
 
-`state_dir` is durable; `run_dir` is of one boot (best on a tmpfs): it is emptied when the kernel's boot id has changed,
+`state_dir` is durable; `run_dir` is of one boot (best on a tmpfs): what is ours in it goes when the kernel's boot id has changed,
 and deleting it is how a reboot is simulated, once all processes are dead.
 """
 
@@ -30,7 +30,7 @@ from reference.core.errors import EngineError, Reason
 from reference.core.model import ContainerState, Image
 from reference.edge.runtimes.base import ContainerFacts, ContainerSpec, EngineView, OnProgress
 from reference.edge.runtimes.containers import ContainerStore
-from reference.edge.runtimes.files import read_json, write
+from reference.edge.runtimes.files import read_json, trim, write
 from reference.edge.runtimes.images import ImageFacts, ImageStore
 from reference.edge.runtimes.procfs import MARKER, Handle, kernel_boot_id, marked
 from reference.edge.runtimes.pull import Access, Puller, PullLimits, disk_full
@@ -45,6 +45,8 @@ _END_S = 5.0
 """Longest wait for killed processes to be gone."""
 _STRAY_GRACE_MS = 1_000
 """What a running container whose description is lost gets to end by itself."""
+_OF_THIS_BOOT = ("containers", "engine-restarted", "agent.sock", "lock")
+"""What the agent and its client have in `run_dir`, beside the boot's id itself."""
 _BASE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
 
 
@@ -97,6 +99,8 @@ class ProcessRuntime:
                 await asyncio.to_thread(self._containers.remove, container_id)
             images = await asyncio.to_thread(self._images.states)
             facts = [await self._facts(name, spec) for name, spec in list(self._containers.specs())]
+            for name in (found.id for found in facts if found.life):
+                trim(self._containers.run_dir(name) / "log")
             snapshots = self._snapshots.states()
         return EngineView(tuple(facts), images, snapshots)
 
@@ -259,7 +263,9 @@ class ProcessRuntime:
 
     async def _launch(self, container_id: str, spec: ContainerSpec, folder: Path, lock: int) -> None:
         """Spawn the shim, which inherits the lock, and wait until the workload was executed or could not be."""
-        await self._kill_marked(container_id)
+        # Those, too, of a container that seems not to run: what this boot knew of it may have been lost.
+        others = [i for i in self._containers.ids() if i != container_id and not self._alive(i)]
+        await self._kill_marked(container_id, *others)
         self._clear_run(folder)
         plan = self._plan(container_id, spec)
         write(folder / "launch.json", json.dumps(plan).encode())
@@ -308,10 +314,10 @@ class ProcessRuntime:
         if log.exists() and log.stat().st_size:
             log.rename(folder / "log.1")  # two runs are kept, no more
 
-    async def _kill_marked(self, container_id: str) -> None:
-        """SIGKILL everything that carries the container's marker, until nothing does."""
+    async def _kill_marked(self, *container_ids: str) -> None:
+        """SIGKILL everything that carries the marker of one of the containers, until nothing does."""
         async with asyncio.timeout(_END_S):
-            while strays := await asyncio.to_thread(marked, container_id):
+            while strays := await asyncio.to_thread(marked, *container_ids):
                 for life in strays:
                     with Handle(life) as stray:
                         stray.send(signal.SIGKILL)
@@ -324,11 +330,11 @@ def _enter_boot(run_dir: Path) -> str:
     kernel, known = kernel_boot_id(), read_json(run_dir / "boot-id") or {}
     if known.get("kernel") == kernel and isinstance(found := known.get("boot_id"), str):
         return found
-    for path in run_dir.iterdir():
+    for path in (run_dir / name for name in _OF_THIS_BOOT):  # Ours alone: who knows where it was pointed at.
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
     boot_id = os.urandom(16).hex()
     write(run_dir / "boot-id", json.dumps({"boot_id": boot_id, "kernel": kernel}).encode())
     return boot_id
@@ -388,5 +394,5 @@ def _failures(doing: str) -> Iterator[None]:
         raise EngineError(f"could not {doing} in time", todo="See whether the device hangs.") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(error) from error
+            raise disk_full(f"could not {doing}: {error.strerror}") from error
         raise EngineError(f"could not {doing}: {error}") from error

@@ -103,9 +103,9 @@ class Handle:
             loop.remove_reader(self._fd)
 
 
-def marked(container_id: str) -> list[Life]:
-    """Every living process that inherited the container's marker: finds what a double fork tried to hide."""
-    needle = f"{MARKER}={container_id}".encode()
+def marked(*container_ids: str) -> list[Life]:
+    """Every living process that inherited one of the markers: finds what a double fork tried to hide."""
+    needles = {f"{MARKER}={container_id}".encode() for container_id in container_ids}
     found = []
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
@@ -115,7 +115,7 @@ def marked(container_id: str) -> list[Life]:
             environment = (entry / "environ").read_bytes()
         except OSError:
             continue
-        if life is not None and life.alive and needle in environment.split(b"\0"):
+        if life is not None and life.alive and not needles.isdisjoint(environment.split(b"\0")):
             found.append(life)
     return found
 

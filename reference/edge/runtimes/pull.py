@@ -43,6 +43,9 @@ class PullLimits:
     connect_ms: int = 10_000
     stall_ms: int = 30_000
     """The longest time without a single byte of an answer."""
+    slow_bytes: int = 16 * 1024
+    """What has to come in each `slow_ms` of an answer, at least."""
+    slow_ms: int = 60_000
     download_bytes: int = 2 << 30
     """All layers and the configuration, as they travel."""
     margin_bytes: int = 16 << 20
@@ -89,7 +92,8 @@ class Puller:
             raise ImageError(
                 f"{image.repository!r} is not host[:port]/name", todo="Correct the version's image."
             )
-        patience = Patience(self._limits.connect_ms, self._limits.stall_ms)
+        limits = self._limits
+        patience = Patience(limits.connect_ms, limits.stall_ms, limits.slow_bytes, limits.slow_ms)
         try:
             async with opened(self._access, patience) as client:
                 await self._pull(image, Repository(client, self._access, patience, host, name), progress)

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
@@ -33,6 +33,9 @@ class Patience:
 
     connect_ms: int
     stall_ms: int
+    slow_bytes: int = 16 * 1024
+    """What has to come in `slow_ms` at least: a byte now and then is no silence, and would never end."""
+    slow_ms: int = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Repository:
     ) -> None:
         self._client = client
         self._access = access
+        self._patience = patience
         self._stall_ms = patience.stall_ms
         scheme = "http" if host in access.plain_http_hosts else "https"
         self._home = f"{scheme}://{host}/"
@@ -134,8 +138,16 @@ class Repository:
         watchdog.reschedule(asyncio.get_running_loop().time() + self._stall_ms / 1000)
 
     async def _fed(self, response: httpx.Response, watchdog: asyncio.Timeout) -> AsyncIterator[bytes]:
+        now = asyncio.get_running_loop().time
+        began, came = now(), 0
         async for chunk in response.aiter_raw():
             self._feed(watchdog)
+            came += len(chunk)
+            if (now() - began) * 1000 >= self._patience.slow_ms:
+                if came < self._patience.slow_bytes:
+                    what = f"only {came} bytes came in {self._patience.slow_ms} ms"
+                    raise RegistryError(what, reason=Reason.PULL_STALLED, where=shown(str(response.url)))
+                began, came = now(), 0
             yield chunk
 
     @asynccontextmanager
@@ -143,7 +155,7 @@ class Repository:
         """The answer, after redirects: followed to TLS only, and without credentials once the host is another."""
         redirects = refusals = 0
         while redirects <= _MAX_REDIRECTS and refusals < _MAX_REFUSALS:
-            parts = urlsplit(url)
+            parts = _parts(url)
             if parts.username or parts.password:
                 raise RegistryError(
                     "a redirect that carries credentials was not followed", where=parts.hostname or ""
@@ -178,6 +190,16 @@ class _Answer:
     status: int
     headers: httpx.Headers
     chunks: AsyncIterator[bytes]
+
+
+def _parts(url: str) -> SplitResult:
+    """The address taken apart. Raises RegistryError for one that no connection can be made to."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise RegistryError("the registry redirects to an unusable address", where=shown(url)) from None
+    return parts
 
 
 def _continues(headers: httpx.Headers, start: int, size: int) -> bool:

@@ -14,13 +14,15 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import logging
 import os
+import re
 import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,7 @@ _FICLONE = 0x40049409
 _EXCHANGE = 2
 _AT_FDCWD = -100
 _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_GENERATION = re.compile(r"[0-9]{1,19}")
 MARGIN_BYTES = 16 << 20
 """What a copy has to leave free."""
 
@@ -58,12 +61,29 @@ class SnapshotStore:
         self._margin = margin_bytes
 
     def states(self) -> dict[int, SnapshotState]:
-        """How far each is. One whose description is damaged is not there, and is said to be so in the log."""
+        """How far each is. One whose description is damaged is set aside, once and with a word in the log.
+
+        Raises OSError when one cannot be read now: it must not be taken for none.
+        """
         found = {}
         for path in sorted(self._folder.glob("*.json")):
-            with contextlib.suppress(EngineError):
+            if _GENERATION.fullmatch(path.stem) is None:
+                continue  # somebody else's
+            try:
                 found[int(path.stem)] = self._read(int(path.stem))[0]
+            except EngineError as error:
+                if path.exists():
+                    self._set_aside(path, error)
         return found
+
+    def _set_aside(self, path: Path, why: EngineError) -> None:
+        """What it described stays beside the volume, for a person to look at."""
+        _remove(self._folder.glob("*.damaged"))
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        log.error("a snapshot is damaged and counts as none", extra={"path": str(path), "detail": str(why)})
 
     def prepare(self, generation: int, mounts: Mapping[str, str]) -> None:
         """See that a copy can be made: there is room for it, and it can lie beside its volume.
@@ -81,7 +101,7 @@ class SnapshotStore:
                 raise DeviceError(
                     "is a mount point and cannot be exchanged", where=str(volume.path), todo=todo
                 )
-            _remove(parent.glob(f".{volume.path.name}.discarded-*"))
+            _remove(_discarded(volume))
             device = parent.stat().st_dev
             needed[device] = (parent, needed.get(device, (parent, 0))[1] + _size(volume.path))
         for parent, size in needed.values():
@@ -93,11 +113,17 @@ class SnapshotStore:
         begin = time.monotonic()
         if self.states().get(generation, SnapshotState.PREPARED) is not SnapshotState.PREPARED:
             return
-        volumes, size = [], 0
+        volumes: list[Volume] = []
+        size = 0
         for path in _volumes(mounts):
             volume = _beside(path, generation)
             _remove([volume.copy])
-            size += _copy_tree(volume.path, volume.copy, abort)
+            try:
+                size += _copy_tree(volume.path, volume.copy, abort)
+            except BaseException:
+                # On a full disk half a copy is what keeps the journal from being written, and the client down.
+                _remove([v.copy for v in (*volumes, volume)])
+                raise
             syncfs(volume.path.parent)
             fsync_dir(volume.path.parent)
             volumes.append(Volume(volume.path, volume.copy, volume.copy.stat().st_ino))
@@ -134,7 +160,7 @@ class SnapshotStore:
             parent, name = volume.path.parent, volume.path.name
             if state is SnapshotState.RESTORED and volume.copy.exists():
                 aside = parent / f".{name}.discarded-{generation}"
-                _remove(parent.glob(f".{name}.discarded-*"))
+                _remove(_discarded(volume))
                 volume.copy.rename(aside)
                 log.warning("what the failed version left is kept", extra={"path": str(aside)})
             _remove([volume.copy])
@@ -151,10 +177,8 @@ class SnapshotStore:
             body = unseal(path.read_bytes())
             volumes = [Volume(Path(v["path"]), Path(v["copy"]), v["inode"]) for v in body["volumes"]]
             return SnapshotState(body["state"]), volumes
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError) as error:
             what = f"the snapshot of generation {generation} cannot be read: {error}"
-            if not isinstance(error, FileNotFoundError):
-                log.error("a snapshot is damaged", extra={"path": str(path), "detail": str(error)})
             raise EngineError(what, where=str(path)) from error
 
     def _write(self, generation: int, state: SnapshotState, volumes: Iterable[Volume]) -> None:
@@ -187,6 +211,10 @@ def _bring_back(volume: Volume) -> None:
         volume.copy.rename(volume.path)
     if aside.exists() and not volume.copy.exists():
         aside.rename(volume.copy)
+
+
+def _discarded(volume: Volume) -> Iterator[Path]:
+    return volume.path.parent.glob(f".{glob.escape(volume.path.name)}.discarded-*")
 
 
 def _inode(path: Path) -> int | None:
@@ -243,11 +271,32 @@ def _copy_file(source: Path, target: Path, abort: threading.Event) -> int:
         with contextlib.suppress(OSError):
             fcntl.ioctl(writing.fileno(), _FICLONE, reading.fileno())
             return os.fstat(writing.fileno()).st_size
-        while chunk := reading.read(_CHUNK):
-            if abort.is_set():
-                raise EngineError("the copy was given up")
-            writing.write(chunk)
-        return writing.tell()
+        size = os.fstat(reading.fileno()).st_size
+        for start, end in _written(reading.fileno(), size):
+            reading.seek(start)
+            writing.seek(start)
+            left = end - start
+            while left > 0 and (chunk := reading.read(min(_CHUNK, left))):
+                if abort.is_set():
+                    raise EngineError("the copy was given up")
+                writing.write(chunk)
+                left -= len(chunk)
+        writing.truncate(size)
+        return size
+
+
+def _written(handle: int, size: int) -> Iterator[tuple[int, int]]:
+    """The parts of a file that are not holes: a copy of holes could take more room than there is (lseek(2))."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(handle, end, os.SEEK_DATA)
+            end = os.lseek(handle, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only a hole is left
+                return
+            start, end = end, size  # this file system does not tell
+        yield start, end
 
 
 def _like(source: Path, target: Path) -> None:
@@ -260,4 +309,7 @@ def _like(source: Path, target: Path) -> None:
 def _remove(paths: Iterable[Path]) -> None:
     for path in list(paths):
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

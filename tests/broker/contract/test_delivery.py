@@ -304,8 +304,6 @@ async def test_rights_that_are_given_meanwhile_lose_nobody_s_messages(
 async def test_a_packet_beyond_the_bound_ends_its_connection_alone(
     any_stand: Stand, pair: Pair, receive: Receive
 ) -> None:
-    if any_stand.kind != "mosquitto":
-        return
     async with service_link(any_stand, service_subscriptions()) as service:
         other = Pair(any_stand)
         async with any_stand.link(pair.name, pair.files, pair.filters) as device:

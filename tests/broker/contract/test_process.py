@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from reference.broker.capabilities import Capabilities, Kind
-from reference.broker.mosquitto_files import TlsServerFiles
+from reference.broker.mosquitto_files import TlsServerFiles, add_device
 from reference.broker.process import BrokerProcess, start_broker
 from reference.broker.settings import BrokerSettings
 from reference.pki import SERVICE_NAME, CertificateFiles, DevelopmentCA
@@ -241,6 +241,32 @@ async def test_mosquitto_that_dies_ends_its_supervisor_with_a_word(bench: Bench)
     os.kill(said, signal.SIGKILL)
     assert await asyncio.wait_for(bench.broker.process.wait(), 5) == 1
     assert "Mosquitto has ended" in (bench.folder / "log").read_text()
+
+
+@pytest.mark.parametrize("damage", ["rubbish", "cut"])
+async def test_what_mosquitto_kept_is_set_aside_when_it_is_damaged(bench: Bench, damage: str) -> None:
+    if not bench.can.persistence:
+        return
+    folder = bench.folder / "data" / "mosquitto"
+    for link in (await bench.device(), await bench.service()):
+        await link.stop()
+    for _ in range(2):
+        await bench.broker.stop()
+        kept = folder / "mosquitto.db"
+        bad = b"rubbish" * 50 if damage == "rubbish" else b"\x00\xb5\x00mosquitto db" + bytes(5)
+        kept.write_bytes(bad)
+        await bench.broker.restart()
+        assert (folder / "mosquitto.db.damaged").read_bytes() == bad
+    device, service = await bench.device(), await bench.service()
+    await say(service, device, b"on it goes")
+    assert "what Mosquitto kept is damaged" in (bench.folder / "log").read_text()
+
+
+def test_a_device_is_listed_once(tmp_path: Path) -> None:
+    for _ in range(3):
+        add_device(tmp_path, "acme", "d1")
+    add_device(tmp_path, "acme", "d2")
+    assert (tmp_path / "devices").read_text() == "acme.d1\nacme.d2\n"
 
 
 async def test_mosquitto_does_not_run_as_root(bench: Bench) -> None:

@@ -102,7 +102,7 @@ class Registry:
     address: str = ""
     content: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
-    """A status code, `stall`, `cut` (connection dropped), `short` (ends cleanly too early), `corrupt`, `to:URL`,
+    """A status code, `stall`, `drip` (100 bytes a second), `cut` (connection dropped), `short` (ends cleanly too early), `corrupt`, `to:URL`,
     `long`; for ranges: `no-range` (ignored), `not-satisfiable`, `other-range` (not the one asked for)."""
     login: tuple[str, str] | None = None
     challenge: str = ""
@@ -185,6 +185,12 @@ class Registry:
             self.stalled.set()
             if fault == "stall":
                 await asyncio.sleep(3600)
+            return False
+        if fault == "drip":
+            for byte in data[:1000]:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.01)
             return False
         writer.write(data[:size])
         await writer.drain()

@@ -34,13 +34,16 @@ from tests.edge.runtimes.registry import LayerSource, build
 
 DOUBLE_FORK = b"""
 import os, time
+path = %r
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
-        open(%r, "w").write(str(os.getpid()))
+        open(path, "w").write(str(os.getpid()))
         time.sleep(600)
     os._exit(0)
 os.wait()
+while not (os.path.exists(path) and os.path.getsize(path)):
+    time.sleep(0.001)  # it is ended with us: it has to have said its name before
 time.sleep(%d)
 """
 
@@ -341,3 +344,24 @@ async def test_the_log_of_the_last_two_runs_is_kept(bench: ProcessBench) -> None
     folder = bench.run_dir / "containers" / name
     logs = [(folder / "log.1").read_text(), (folder / "log").read_text()]
     assert all(log.startswith("pid ") and log.count("\n") == 1 for log in logs)
+
+
+async def test_what_this_boot_knew_of_a_client_is_lost_and_still_nothing_runs_beside_it(
+    bench: ProcessBench,
+) -> None:
+    lost = await made(bench, SLEEPER)
+    await bench.runtime.start(lost)
+    shutil.rmtree(bench.run_dir / "containers" / lost)
+    other = await made(bench, SLEEPER, 2)
+    await bench.runtime.start(other)
+    assert bench.workloads() == [state_of(bench, other)["pid"]]
+
+
+async def test_a_boot_removes_nothing_of_others_from_the_run_folder(bench: ProcessBench) -> None:
+    (bench.run_dir / "somebody").mkdir()
+    (bench.run_dir / "somebody" / "else").write_text("precious")
+    (bench.run_dir / "lock").write_text("of the boot before")
+    (bench.run_dir / "boot-id").write_bytes(b"\xff")
+    await bench.again()
+    assert (bench.run_dir / "somebody" / "else").read_text() == "precious"
+    assert not (bench.run_dir / "lock").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ async def test_a_fault_has_its_reason_and_the_next_pull_succeeds(
     bench.registry.faults.clear()
     await bench.runtime.pull(image, ignore)
     assert (await bench.runtime.observe()).images == {image.digest: ImageState.PRESENT}
+
+
+async def test_a_byte_now_and_then_is_no_progress(bench: ProcessBench) -> None:
+    """It would feed the watchdog for ever."""
+    bench.open(PullLimits(stall_ms=5_000, slow_bytes=1 << 20, slow_ms=100))
+    built = build([{"app/main.py": SLEEPER, "app/noise": NOISE}])
+    image = bench.image(built)
+    bench.registry.faults[built.layers[0]] = "drip"
+    begun = time.monotonic()
+    assert (await refused(bench, image)).reason is Reason.PULL_STALLED
+    assert time.monotonic() - begun < 3
 
 
 async def test_a_registry_that_is_not_there(bench: ProcessBench) -> None:

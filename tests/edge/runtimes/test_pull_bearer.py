@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -262,3 +263,19 @@ def test_what_is_loopback() -> None:
     assert not any(
         is_loopback(host) for host in ("10.0.0.1", "127.0.0.1.example", "localhost.example:5000", "example")
     )
+
+
+@pytest.mark.parametrize(
+    "filler", ["a" * 60_000, "a=" * 30_000, 'a="' * 20_000, 'a="\\"' * 12_000, ", " * 30_000]
+)
+def test_a_hostile_challenge_takes_no_time(filler: str) -> None:
+    begun = time.monotonic()
+    challenge_of(httpx.Headers([("WWW-Authenticate", f"Bearer {filler}")] * 3))
+    challenge_of(httpx.Headers([("WWW-Authenticate", filler)] * 3))
+    assert time.monotonic() - begun < 0.5
+
+
+async def test_a_token_endpoint_at_no_port_is_unusable(bench: ProcessBench, issuer: Registry) -> None:
+    image = guarded(bench, issuer)
+    bench.registry.challenge = 'Bearer realm="http://127.0.0.1:99999/token"'
+    assert (await refused(bench, image)).reason is Reason.REGISTRY_ERROR
