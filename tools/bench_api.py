@@ -2,8 +2,10 @@
 
 POST update       200 a second, each for another client, from the instant it was due to its 202,
                   against a bare FastAPI endpoint with one durable insert on the same database
-command           a burst of one update to each of 100 devices that are online: POST sent to the device having verified
-                  the command; and the same at a steady 50 a second
+command           to each of 100 devices that are online, at a steady 50 a second and as one burst: from the instant the
+                  POST was due, and from its 202, to the device having verified the command, against a bare message
+                  of the same size through the same broker to the same device
+memory            of the service, before and after the updates and at its end
 registry          push and pull of 100 MB, against Debian's docker-registry
 
 Twice: SQLite with the embedded broker, PostgreSQL with Mosquitto. What is not installed is named and left out.
@@ -23,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,24 +34,33 @@ from rich.console import Console
 from rich.table import Table
 
 from reference.pki.authority import DevelopmentCA
+from reference.pki.names import SERVICE_NAME
 from reference.pki.signing import command_signing_key
+from reference.protocol import topics
 from reference.protocol.envelope import key_ring, load_public_key
 from reference.protocol.models import UpdateCommand
+from reference.protocol.topics import Kind
 from reference.stack import Stack
+from reference.support.mqtt import Message, MqttLink, Protocol, TlsFiles
 from reference.support.processes import start_module
-from tests.service.fleet import FakeDevice
+from tests.service.fleet import TENANT, FakeDevice
 from tests.support.postgres import Postgres, available
 from tools.bench_load import Request, Sent, order, post_all
 
 RATE = 200.0
 SECONDS = float(os.environ.get("BENCH_SECONDS", "10"))
-DEVICES, STEADY_RATE, ROUNDS = 100, 50.0, int(os.environ.get("BENCH_ROUNDS", "5"))
+DEVICES, ROUNDS = 100, int(os.environ.get("BENCH_ROUNDS", "5"))
+STEADY_RATE, BURST_RATE = 50.0, 1_000_000.0
+"""Commands a second."""
 VERSION, SECOND = "1.0.0", "2.0.0"
 DIGESTS = {VERSION: "sha256:" + "a" * 64, SECOND: "sha256:" + "b" * 64}
 REGISTER_LANES = 16
 ONLINE_S = 60.0
+BARE, BARE_ID_BYTES, BARE_BYTES = b"bare-", 24, 1_100
+"""A message that is no command, as long as one."""
 
 Row = dict[str, object]
+KEYS = ("what", "on", "p50", "p95", "unit", "floor", "floor_p95", "ratio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +72,27 @@ class Variant:
     database: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How long commands took to their devices. A command is published when its order is answered."""
+
+    from_post: Sent
+    from_answer: Sent
+
+
 class Listening(FakeDevice):
     """A fake device that notes when it had verified a command."""
 
     def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)  # type: ignore[arg-type]
         self.taken: dict[str, float] = {}
+        self.bare: dict[bytes, float] = {}
+
+    def _hear(self, message: Message) -> None:
+        if message.payload.startswith(BARE):
+            self.bare[message.payload[:BARE_ID_BYTES]] = time.monotonic()
+        else:
+            super()._hear(message)
 
     def _take(self, command: UpdateCommand) -> None:
         self.taken.setdefault(command.job_id, time.monotonic())
@@ -77,6 +103,7 @@ def main() -> None:
     """Measure, and print one table, or JSON with `--json`."""
     rows: list[Row] = []
     left_out: list[str] = []
+    load = f"load average {os.getloadavg()[0]:.1f} at the start"
     with _variants(left_out) as variants:
         for variant in variants:
             with tempfile.TemporaryDirectory(
@@ -84,7 +111,7 @@ def main() -> None:
             ) as folder:
                 rows += asyncio.run(_measure(variant, Path(folder)))
     rows += _registry(left_out)
-    machine = _machine()
+    machine = f"{_machine()}, {load}"
     if "--json" in sys.argv:
         print(json.dumps({"machine": machine, "rows": rows, "left_out": left_out}, indent=1))
         return
@@ -92,9 +119,12 @@ def main() -> None:
     for title in ("WHAT", "ON", "p50", "p95", "UNIT", "FLOOR p50", "FLOOR p95", "RATIO p95"):
         table.add_column(title, justify="left" if title in ("WHAT", "ON", "UNIT") else "right")
     for row in rows:
-        keys = ("what", "on", "p50", "p95", "unit", "floor", "floor_p95", "ratio")
-        table.add_row(*(str(row.get(key, "-")) for key in keys))
+        if "p95" in row:
+            table.add_row(*(str(row.get(key, "-")) for key in KEYS))
     Console(width=140).print(table)
+    for row in rows:
+        if "note" in row:
+            print(f"{row['what']}, {row['on']}: {row['note']}")
     for what in left_out:
         print(f"left out: {what}")
 
@@ -129,17 +159,31 @@ async def _measure(variant: Variant, folder: Path) -> list[Row]:
         quiet = [f"quiet-{n}" for n in range(requests)]
         _say(f"{variant.name}: registering {requests} clients")
         await _register(stack, [*quiet, *(f"edge-{n}" for n in range(DEVICES))])
+        memory = [_memory_mb(stack)]
         _say(f"{variant.name}: {requests} updates at {RATE:g} a second")
         sent = await post_all(stack.service_port, [order(c, VERSION) for c in quiet], RATE, headers)
         _all(sent, 202)
+        memory.append(_memory_mb(stack))
         rows: list[Row] = [_row("POST update at 200/s", variant, sent, floor)]
         async with _online(stack) as devices:
             _say(f"{variant.name}: {DEVICES} devices online")
-            rows.append(
-                await _reach(stack, api, devices, variant, 1_000_000.0, "command to device, burst of 100")
-            )
-            rows.append(await _reach(stack, api, devices, variant, STEADY_RATE, "command to device, 50/s"))
+            steady = await _reach(stack, api, devices, STEADY_RATE)
+            burst = await _reach(stack, api, devices, BURST_RATE)
+            memory.append(_memory_mb(stack))
+            bare_steady, bare_burst = await _bare(stack, devices)
+        for what, reached, bare in (("50/s", steady, bare_steady), ("burst of 100", burst, bare_burst)):
+            rows.append(_row(f"POST to device acting, {what}", variant, reached.from_post, bare))
+            rows.append(_row(f"202 to device acting, {what}", variant, reached.from_answer, bare))
+    before, after, end = memory
+    note = f"{before:.0f} MB before the updates, {after:.0f} after {requests} of them, {end:.0f} at the end"
+    rows.append({"what": "memory of the service", "on": variant.name, "mb": memory, "note": note})
     return rows
+
+
+def _memory_mb(stack: Stack) -> float:
+    """Resident memory of the service's process."""
+    status = Path(f"/proc/{stack.pid_of('service')}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in status if line.startswith("VmRSS"))) / 1024
 
 
 async def _floor(database: str, folder: Path, requests: list[Request]) -> Sent:
@@ -193,38 +237,79 @@ async def _online(stack: Stack) -> AsyncIterator[list[Listening]]:
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _reach(
-    stack: Stack, api: httpx.AsyncClient, devices: list[Listening], variant: Variant, rate: float, what: str
-) -> Row:
+async def _reach(stack: Stack, api: httpx.AsyncClient, devices: list[Listening], rate: float) -> Reached:
     """Rounds of one update to each device; a round begins when every job of the one before has ended."""
     headers = {"Authorization": f"Bearer {stack.token()}"}
-    found: list[float] = []
+    from_post, from_answer = Sent(), Sent()
     for number in range(ROUNDS):
         version = (VERSION, SECOND)[number % 2]
         sent = await post_all(stack.service_port, [order(d.client, version) for d in devices], rate, headers)
         _all(sent, 202)
-        jobs = {json.loads(body)["jobId"]: at for body, at in zip(sent.bodies, sent.begun, strict=True)}
+        jobs = {
+            json.loads(body)["jobId"]: (at, at + took_ms / 1000)
+            for body, at, took_ms in zip(sent.bodies, sent.begun, sent.latencies_ms, strict=True)
+        }
         async with asyncio.timeout(ONLINE_S):
             while True:
                 taken = dict(itertools.chain.from_iterable(d.taken.items() for d in devices))
                 if jobs.keys() <= taken.keys() and await _none_open(api):
                     break
                 await asyncio.sleep(0.05)
-        found += [(taken[job] - at) * 1000 for job, at in jobs.items()]
-    measured = Sent(latencies_ms=found)
-    return {
-        "what": what, "on": variant.name, "unit": "ms", "p50": round(measured.percentile(0.5), 1),
-        "p95": round(measured.percentile(0.95), 1),
-    }  # fmt: skip
+        from_post.latencies_ms += [(taken[job] - due) * 1000 for job, (due, _) in jobs.items()]
+        # The device may be faster than the one who reads the answer.
+        from_answer.latencies_ms += [
+            max(taken[job] - answered, 0.0) * 1000 for job, (_, answered) in jobs.items()
+        ]
+    return Reached(from_post, from_answer)
 
 
 async def _none_open(api: httpx.AsyncClient) -> bool:
-    answer = await api.get("/api/v1/jobs", params={"status": "IN_PROGRESS", "limit": 1})
+    """Whether the last job of every device that is online has ended."""
+    wanted = {"prefix": "edge-", "limit": "1", "lastJobStatus": ["QUEUED", "IN_PROGRESS"]}
+    answer = await api.get("/api/v1/clients", params=wanted)
     answer.raise_for_status()
-    if answer.json()["items"]:
-        return False
-    answer = await api.get("/api/v1/clients", params={"idPrefix": "edge-", "limit": 200})
-    return answer.status_code == 200
+    return not answer.json()["items"]
+
+
+async def _bare(stack: Stack, devices: list[Listening]) -> tuple[Sent, Sent]:
+    """The floor of `_reach`, steady and as bursts. It ends the service, whose place at the broker it takes."""
+    await stack.stop_part("service")
+    files = DevelopmentCA.open_or_create(stack.data / "ca").issue_service()
+    protocol = Protocol(stack.mqtt_version)
+    tls = TlsFiles(files.ca, files.cert, files.key)
+    link = MqttLink("127.0.0.1", stack.broker_port, SERVICE_NAME, tls, protocol=protocol)
+    await link.start()
+    try:
+        async with asyncio.timeout(ONLINE_S):
+            while not link.connected:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        return await _bare_rounds(link, devices, STEADY_RATE), await _bare_rounds(link, devices, BURST_RATE)
+    finally:
+        await link.stop()
+
+
+async def _bare_rounds(link: MqttLink, devices: list[Listening], rate: float) -> Sent:
+    found: list[float] = []
+    for number in range(ROUNDS):
+        start, due = time.monotonic(), dict[bytes, float]()
+        async with asyncio.timeout(ONLINE_S), asyncio.TaskGroup() as group:
+            for place, device in enumerate(devices):
+                at = start + place / rate
+                if (wait := at - time.monotonic()) > 0:
+                    await asyncio.sleep(wait)
+                name = (BARE + f"{rate:g}-{number}-{place}".encode()).ljust(BARE_ID_BYTES)
+                due[name] = at
+                where = topics.topic(TENANT, device.client, Kind.UPDATE)
+                group.create_task(link.publish(where, name.ljust(BARE_BYTES)))
+            while len(heard := _heard(devices, due)) < len(devices):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        found += [(heard[name] - at) * 1000 for name, at in due.items()]
+    return Sent(latencies_ms=found)
+
+
+def _heard(devices: list[Listening], wanted: Iterable[bytes]) -> dict[bytes, float]:
+    found = dict(itertools.chain.from_iterable(device.bare.items() for device in devices))
+    return {name: found[name] for name in wanted if name in found}
 
 
 def _registry(left_out: list[str]) -> list[Row]:
@@ -236,11 +321,24 @@ def _registry(left_out: list[str]) -> list[Row]:
     done = subprocess.run(
         [sys.executable, "-m", "tools.bench_registry", "--json"], capture_output=True, text=True, check=False
     )
-    if done.returncode != 0:
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
         left_out.append(f"registry: its benchmark failed: {done.stderr[-500:]}")
         return []
-    found: list[Row] = json.loads(done.stdout)["rows"]
-    return found
+    rows: list[Row] = [
+        {
+            "what": f"registry, {found['megabytes']} MB {what}", "on": "median", "unit": "ms",
+            "p50": found[what]["ours_ms"], "p95": "-", "floor": found[what]["other_ms"], "ratio": found[what]["ratio"],
+        }
+        for what in ("push", "pull")
+    ]  # fmt: skip
+    memory = found["memory"]
+    note = (
+        f"peak {memory['ours_peak_kib'] // 1024} MB, grown by {memory['ours_growth_kib'] // 1024} MB; "
+        f"docker-registry {memory['other_peak_kib'] // 1024} MB"
+    )
+    return [*rows, {"what": "memory of the registry", "on": "all rounds", "note": note}]
 
 
 def _row(what: str, variant: Variant, sent: Sent, floor: Sent) -> Row:

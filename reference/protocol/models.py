@@ -33,7 +33,7 @@ MAX_PROBATION_MS = 30 * 24 * 3600 * 1000
 """Longest probation: 30 days."""
 MAX_LOCK_WAIT_MS = 24 * 3600 * 1000
 """Longest wait for the update lock: as long as a command lives."""
-_MAX_INT = 2**53 - 1
+MAX_INT = 2**53 - 1
 """The largest whole number that every JSON reader keeps (RFC 8259, section 6)."""
 
 TenantId = Annotated[str, Field(pattern=TENANT_PATTERN)]
@@ -46,14 +46,20 @@ Repository = Annotated[
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
 Epoch = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Nonce = Epoch
-Generation = Annotated[int, Field(ge=1, le=_MAX_INT)]
-Floor = Annotated[int, Field(ge=0, le=_MAX_INT)]
-Sequence = Annotated[int, Field(ge=0, le=_MAX_INT)]
-InstantMs = Annotated[int, Field(ge=0, le=_MAX_INT)]
-DurationMs = Annotated[int, Field(ge=0, le=_MAX_INT)]
+Generation = Annotated[int, Field(ge=1, le=MAX_INT)]
+Floor = Annotated[int, Field(ge=0, le=MAX_INT)]
+Sequence = Annotated[int, Field(ge=0, le=MAX_INT)]
+InstantMs = Annotated[int, Field(ge=0, le=MAX_INT)]
+DurationMs = Annotated[int, Field(ge=0, le=MAX_INT)]
 TrialPartMs = Annotated[int, Field(ge=0, le=MAX_TRIAL_PART_MS)]
-# A NUL is text to JSON and an error to some databases; it means nothing in a message.
-Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(lambda text: text.replace("\0", "\ufffd"))]
+
+
+def _without_nul(text: str) -> str:
+    """A NUL is text to JSON and an error to some databases; it means nothing in a message."""
+    return text.replace("\0", "\ufffd")
+
+
+Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_without_nul)]
 CorrelationId = Annotated[str, Field(pattern=CORRELATION_PATTERN)]
 Probe = Annotated[str, Field(max_length=255, pattern=r"^/[!-~]*$")]
 
@@ -243,7 +249,7 @@ class Birth(_Message):
     """An operator on the device has forbidden every change."""
     reason: ReasonSpec | None = None
     """Why the device acted on its own, without a job: a probation that failed."""
-    agent_version: Annotated[str, Field(max_length=64)] = ""
+    agent_version: Annotated[str, Field(max_length=64), AfterValidator(_without_nul)] = ""
 
 
 class StatusMessage(_Message):

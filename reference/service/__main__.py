@@ -25,14 +25,20 @@ from reference.service.settings import DATABASE, PROGRAM, Settings, read_setting
 from reference.service.store import Store
 from reference.service.tls import keep_fresh
 from reference.support import logging as logs
+from reference.support.files import allow_many_files
 from reference.support.mqtt import MqttLink
 
 log = logging.getLogger(__name__)
+SWITCH_S = 0.000_5
+"""How long a thread may hold the interpreter while another waits for it. With Python's 5 ms the event loop, which lets go
+of it at every call of the system, waits as long as the writer's thread computes."""
 
 
 def main(arguments: Sequence[str], program: str = PROGRAM) -> int:
     """The exit code."""
     logs.configure("service")
+    sys.setswitchinterval(SWITCH_S)
+    allow_many_files()
     try:
         settings = read_settings(arguments, program=program)
         logs.configure("service", settings.log_level)

@@ -97,7 +97,8 @@ def to_ms(moment: datetime | None) -> int | None:
     """Ms since 1970."""
     if moment is None:
         return None
-    passed = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    # The difference, not `astimezone`: the first and the last hours of the calendar are in no year elsewhere.
+    passed = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return passed.days * 86_400_000 + passed.seconds * 1000 + passed.microseconds // 1000
 
 

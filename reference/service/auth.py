@@ -254,7 +254,8 @@ class Authenticator:
             raise TypeError("no tenant")
         role = _role(claim(claims, self._rules.role_claim))
         subject = str(claims["sub"])
-        if not 1 <= len(subject) <= 256:
+        # What cannot be written down (a NUL, half a surrogate pair) cannot be kept with an order either.
+        if not 1 <= len(subject) <= 256 or not subject.isprintable():
             raise ValueError("no subject")
         return Principal(subject, check_tenant(tenant), role), float(claims["exp"]) + LEEWAY_S
 

@@ -54,6 +54,9 @@ class Timing:
     """The same while the database is gone, after some tries."""
     store_retry_s: tuple[float, ...] = (0.05, 0.2, 1.0)
     """Waits between the tries to store a message: one more try than waits."""
+    probe_s: float = 10.0
+    """A database that nothing was written to for so long is written to, to see whether it can be; in an outage it is
+    at each look for deadlines."""
     elapsed_ms: Callable[[], int] = monotonic_ms
     """The clock that durations are measured with."""
 
@@ -106,6 +109,17 @@ class Conversation:
     def wake(self) -> None:
         """Look into the outbox now."""
         self._wake.set()
+
+    def sending_ms(self) -> int | None:
+        """Steady time, for a command that is given to `send` once it is committed. None: let the outbox send it, as
+        the broker is not there, or too much is on its way to it."""
+        if not (self._link.connected and self._restored) or len(self._sending) >= SENDING:
+            return None
+        return self._clock.steady_ms()
+
+    def send(self, command: Waiting) -> None:
+        """Send what has just been committed, noted as sent: without another look into the outbox for it."""
+        self._begin(partial(self._send, command))
 
     async def start(self) -> None:
         """Raises InputError when the link cannot even be tried."""
@@ -236,6 +250,11 @@ class Conversation:
     async def _watch(self) -> None:
         await asyncio.sleep(self._timing.look_s)
         self.readiness.remind()
+        try:
+            await self._store.probe(self._timing.probe_s)
+        except ServiceError:
+            # It is told by the store's watcher. The next look comes as soon as any: others wait for the end of this.
+            return
         await self._end_overdue()
         if self._inbox.spooled:
             await self._inbox.replay()
@@ -278,13 +297,13 @@ class Conversation:
     async def _spawn(self, work: Work) -> None:
         """Run `work` beside the others, as soon as there is room: one slow publish holds up nobody."""
         await self._room.acquire()
+        self._begin(work).add_done_callback(lambda _: self._room.release())
+
+    def _begin(self, work: Work) -> asyncio.Task[bool]:
         task = asyncio.create_task(self._guarded(work))
         self._sending.add(task)
-        task.add_done_callback(self._sent)
-
-    def _sent(self, task: asyncio.Task[bool]) -> None:
-        self._sending.discard(task)
-        self._room.release()
+        task.add_done_callback(self._sending.discard)
+        return task
 
     async def _forever(self, work: Work) -> None:
         failures = 0

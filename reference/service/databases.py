@@ -11,8 +11,9 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -27,8 +28,11 @@ T = TypeVar("T")
 Work = Callable[[Connection], T]
 log = logging.getLogger(__name__)
 
-BUSY_MS = 5_000
-"""How long a statement waits for a lock of another process (SQLite: a backup; PostgreSQL: another service)."""
+BUSY_MS = 2_000
+"""How long SQLite waits for the lock of another process (a backup). What is locked for longer is an outage: it is told
+as one, and to all that waits for it at once."""
+LOCK_MS = 5_000
+"""How long a statement waits for a lock of another service (PostgreSQL: one that brings the schema up to date)."""
 STATEMENT_MS = 10_000
 """No statement of ours is meant to take this long (PostgreSQL)."""
 CONNECT_S = 3
@@ -38,8 +42,8 @@ WAITING = 5_000
 """Transactions that may wait for SQLite's writer: further ones are refused at once."""
 WRITERS, READERS = 8, 4
 """Connections to PostgreSQL."""
-CLASHES = 12
-"""Tries of a transaction that another one got in the way of."""
+CLASHES = 40
+"""Tries of a transaction that another one got in the way of: enough for all writers of two services to want one row."""
 SERIALIZATION_FAILURE, DEADLOCK, UNIQUE_VIOLATION = "40001", "40P01", "23505"
 
 
@@ -96,11 +100,18 @@ class _Asked(Generic[T]):
             self.future.set_result(outcome)
 
 
+class _NotBegunError(Exception):
+    def __init__(self, cause: DBAPIError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 class GroupWriter:
     """One thread and one connection. All that waits when it is free shares a commit, each in a savepoint of its own.
 
     A work that refuses (a BlackstartError) undoes itself alone. Any other failure undoes the group, whose members are
-    then run one by one, so that each gets the outcome it would have had alone.
+    then run one by one, so that each gets the outcome it would have had alone. Where not even a transaction can be
+    begun, all that waits is told so at once: one by one, each would wait for the same lock again.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -145,30 +156,60 @@ class GroupWriter:
         if len(group) > 1:
             try:
                 outcomes = self._together(group)
+            except _NotBegunError as error:
+                self._refuse(group, error.cause)
+                return
             except Exception as error:
                 log.debug("a group is run one by one: %s", error)
             else:
                 for one, outcome in zip(group, outcomes, strict=True):
                     one.settle(outcome)
                 return
-        for one in group:
+        for place, one in enumerate(group):
             try:
-                with self._engine.begin() as connection:
+                with self._begun() as connection:
                     result = one.work(connection)
+            except _NotBegunError as error:
+                self._refuse(group[place:], error.cause)
+                return
             except Exception as error:
                 one.settle(error)
             else:
                 one.settle(result)
 
+    def _refuse(self, group: list[_Asked[object]], cause: DBAPIError) -> None:
+        """Tell these and all that waits behind them, as far as it waits now, why they cannot be run."""
+        for one in group:
+            one.settle(cause)
+        for _ in range(self._waiting.qsize()):
+            asked = self._waiting.get()
+            if asked is None:
+                self._waiting.put(None)
+            elif asked.future.set_running_or_notify_cancel():
+                asked.settle(cause)
+
+    @contextmanager
+    def _begun(self) -> Iterator[Connection]:
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self._engine.connect())
+                stack.enter_context(connection.begin())
+            except DBAPIError as error:
+                raise _NotBegunError(error) from None
+            yield connection
+
     def _together(self, group: list[_Asked[object]]) -> list[object]:
         outcomes: list[object] = []
-        with self._engine.begin() as connection:
+        with self._begun() as connection:
             for one in group:
+                # Not begin_nested(): its bookkeeping costs more than the work of an order.
+                connection.exec_driver_sql("SAVEPOINT one")
                 try:
-                    with connection.begin_nested():
-                        outcomes.append(one.work(connection))
+                    outcomes.append(one.work(connection))
                 except BlackstartError as refusal:
+                    connection.exec_driver_sql("ROLLBACK TO one")
                     outcomes.append(refusal)
+                connection.exec_driver_sql("RELEASE one")
         return outcomes
 
 
@@ -198,7 +239,7 @@ class OneReader:
 def postgres_engine(url: URL) -> Engine:
     """Connections whose transactions each see one state of the database, and fail rather than overwrite another's."""
     timeouts = (
-        f"-c statement_timeout={STATEMENT_MS} -c lock_timeout={BUSY_MS} "
+        f"-c statement_timeout={STATEMENT_MS} -c lock_timeout={LOCK_MS} "
         f"-c idle_in_transaction_session_timeout={STATEMENT_MS} -c synchronous_commit=on"
     )
     return create_engine(
@@ -206,7 +247,7 @@ def postgres_engine(url: URL) -> Engine:
         isolation_level="REPEATABLE READ",
         pool_size=WRITERS + READERS,
         max_overflow=1,
-        pool_timeout=BUSY_MS / 1000,
+        pool_timeout=LOCK_MS / 1000,
         connect_args={
             "options": timeouts,
             "connect_timeout": CONNECT_S,
@@ -270,9 +311,15 @@ class _Again(Exception):  # noqa: N818 (it is no error: the transaction is run a
         self.at_once = at_once
 
 
+def clashed(error: Exception) -> bool:
+    """Whether another transaction got in the way: nothing is wrong with the database."""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return state in (SERIALIZATION_FAILURE, DEADLOCK)
+
+
 def _worth_another_try(error: DBAPIError, committing: bool) -> bool:
     state = getattr(error.orig, "sqlstate", None)
-    if state in (SERIALIZATION_FAILURE, DEADLOCK):
+    if clashed(error):
         return True
     if isinstance(error, IntegrityError):
         return state == UNIQUE_VIOLATION

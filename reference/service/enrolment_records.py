@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from reference.service.auth import Principal
 from reference.service.problems import ConflictError, NotFoundError
 
 PREFIX = "bsr"
+_TOKEN = re.compile(rf"{PREFIX}\.([0-9a-f]{{16}})\.[^.]*", re.ASCII)
 _NONE = hashlib.sha256(b"").hexdigest()
 _tokens, _certificates, _revocations = schema.registration_tokens, schema.certificates, schema.revocations
 
@@ -59,8 +61,9 @@ class Claim:
 
 def token_id(token: str) -> str:
     """The part of a token that is no secret; empty for what is no token."""
-    parts = token.split(".")
-    return parts[1] if len(parts) == 3 and parts[0] == PREFIX and len(parts[1]) == 16 else ""
+    # What cannot be an id is not asked for: not every database takes every text.
+    parts = _TOKEN.fullmatch(token)
+    return parts[1] if parts else ""
 
 
 def _hash(token: str) -> str:

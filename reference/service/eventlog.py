@@ -15,11 +15,17 @@ from enum import StrEnum
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from reference.service import schema
+from reference.service.prepared import Prepared
 
 BATCH = 500
 """Events numbered in one transaction."""
 Scalar = str | int | bool | None
-_ADD = insert(schema.events)
+Value = Scalar | Mapping[str, str]
+_ADD = Prepared(
+    insert(schema.events)
+    .values({name: bindparam(name) for name in ("tenant", "type", "data", "at_ms")})
+    .inline()
+)
 
 
 class EventType(StrEnum):
@@ -54,10 +60,15 @@ class Head:
     forgotten: int = 0
 
 
-def add(connection: Connection, tenant: str, kind: EventType, data: Mapping[str, Scalar], at_ms: int) -> None:
+def add(connection: Connection, tenant: str, kind: EventType, data: Mapping[str, Value], at_ms: int) -> None:
     """Tell of a change, in its own transaction."""
-    text = json.dumps(data, separators=(",", ":"))
-    connection.execute(_ADD, {"tenant": tenant, "type": kind.value, "data": text, "at_ms": at_ms})
+    given = {"tenant": tenant, "type": kind.value, "data": text_of(data), "at_ms": at_ms}
+    _ADD.run(connection, given)
+
+
+def text_of(data: Mapping[str, Scalar | Mapping[str, str]]) -> str:
+    """The JSON object, as it is kept."""
+    return json.dumps(data, separators=(",", ":"))
 
 
 def any_unnumbered(connection: Connection) -> bool:
@@ -130,8 +141,11 @@ def forget(connection: Connection, kept: int, since_ms: int) -> int:
     gone = 0
     for head in connection.execute(select(heads).order_by(heads.c.tenant)).all():
         own = table.c.tenant == head.tenant
-        older = select(func.max(table.c.id)).where(own, table.c.at_ms < since_ms)
-        until = max(head.last - kept, connection.scalar(older) or 0)
+        # Up to the first that is young, not up to the last that is old: a clock that was set back for a while makes
+        # old ones of young ones.
+        young = select(func.min(table.c.id)).where(own, table.c.at_ms >= since_ms)
+        first = connection.scalar(young)
+        until = max(head.last - kept, head.last if first is None else first - 1)
         if until > head.forgotten:
             raised = update(heads).where(heads.c.tenant == head.tenant).values(forgotten=until)
             connection.execute(raised)

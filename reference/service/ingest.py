@@ -14,7 +14,7 @@ from reference.core.job import JobStatus, overdue, overtaken
 from reference.core.limits import ServiceLimits
 from reference.protocol.models import Acknowledgement, Birth, BirthAnswer, Reply, StatusMessage
 from reference.service import records
-from reference.service.records import ClientRecord, JobRecord, Waiting
+from reference.service.records import ClientRecord, JobRecord, Trouble, Waiting
 
 UNKNOWN_CLIENT = "unknown_client"
 
@@ -58,6 +58,7 @@ def take_birth(
         previous_digest=birth.previous_digest,
         previous_version=birth.previous_version,
         hold=birth.hold,
+        trouble=Trouble(birth.reason.code, birth.reason.message) if birth.reason else None,
         agent_version=birth.agent_version or None,
         last_seen_ms=now.wall_ms,
     )
@@ -74,7 +75,8 @@ def take_status(
     connection: Connection, tenant: str, client_id: str, message: StatusMessage, now: Now
 ) -> Ingested:
     """A device has spoken of a job."""
-    client = records.find_client(connection, tenant, client_id)
+    # Its replaced epochs are neither asked for nor changed here.
+    client = records.peek_client(connection, tenant, client_id)
     if client is None:
         return Ingested(UNKNOWN_CLIENT)
     report = message.to_core()
@@ -92,6 +94,8 @@ def take_status(
             running_version=message.running_version,
             previous_digest=message.previous_digest,
             previous_version=message.previous_version,
+            # New work of a job's ends what was on its own account. If it does not, the next birth says so again.
+            trouble=None if message.status is JobStatus.IN_PROGRESS else client.trouble,
         )
     records.save_client(connection, client, seen)
     changed: tuple[tuple[JobRecord, JobRecord], ...] = ()
@@ -113,6 +117,7 @@ def prepare(
 ) -> tuple[Waiting, ...]:
     """Of these commands the ones to send now, already noted as sent: a crash in between sends again, never less."""
     jobs = records.find_jobs(connection, [waiting.job for waiting in rows])
+    heard = records.find_heard(connection, list(jobs), now.wall_ms - limits.presence_ms)
     ready, over = [], []
     for waiting in rows:
         record = jobs.get(waiting.job)
@@ -120,13 +125,18 @@ def prepare(
             over.append(waiting.id)
             continue
         sends = waiting.sends + 1
-        jitter_permille = random.randrange(1001)  # noqa: S311 (spreads load, protects nothing)
-        wait_ms = delivery.resend_after_ms(sends, jitter_permille, limits)
+        wait_ms = resend_after_ms(sends, limits, heard=waiting.job in heard)
         found = replace(waiting, sends=sends, correlation_id=record.correlation_id)
         ready.append((found, now.steady_ms + wait_ms))
     records.mark_done(connection, over)
     records.mark_sent(connection, ready)
     return tuple(waiting for waiting, _ in ready)
+
+
+def resend_after_ms(sends: int, limits: ServiceLimits, *, heard: bool) -> int:
+    """How long to wait until a command that was sent so often is sent again. `heard`: its device was, lately."""
+    jitter_permille = random.randrange(1001)  # noqa: S311 (spreads load, protects nothing)
+    return delivery.resend_after_ms(sends, jitter_permille, limits, heard=heard)
 
 
 def end_overdue(

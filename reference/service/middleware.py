@@ -105,6 +105,11 @@ class Edge:
                 f"The headers are more than {MAX_HEADERS}, or longer than {MAX_HEADER_BYTES} bytes together."
             )
             response = _closing(431, detail, scope["path"][:200])
+        elif {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
+            # Where such a request ends is a matter of opinion: another one could hide in it from a gateway (RFC 9112,
+            # section 6.1).
+            detail = "Content-Length and Transfer-Encoding exclude each other."
+            response = _closing(400, detail, scope["path"][:200])
         elif scope["method"] == "OPTIONS" and (allowed := allowed_methods(self._routes, scope)):
             response = Response(status_code=204, headers={"Allow": ", ".join(allowed)})
         if response is None:

@@ -15,13 +15,13 @@ from reference.core.job import Job, JobStatus, canceled, superseded
 from reference.core.limits import ServiceLimits
 from reference.core.model import Command, Health, Image, Policy
 from reference.protocol.envelope import SigningKey, sign
-from reference.protocol.models import JOB_ID_PATTERN, CancelCommand, UpdateCommand
+from reference.protocol.models import JOB_ID_PATTERN, MAX_INT, CancelCommand, UpdateCommand
 from reference.protocol.topics import CLIENT_PATTERN
-from reference.service import catalogue, listing, records
+from reference.service import catalogue, ingest, listing, placing, records
 from reference.service.auth import Principal
 from reference.service.catalogue import VersionRecord
 from reference.service.problems import ConflictError, NotFoundError
-from reference.service.records import ClientRecord, JobRecord
+from reference.service.records import ClientRecord, JobRecord, Waiting
 
 Work = Callable[[Connection], "Ordered"]
 VERSION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$"
@@ -60,6 +60,8 @@ class Terms:
     """Whether a job that is open is put aside for this one."""
     policy: PolicyChange = field(default_factory=PolicyChange)
     correlation_id: str | None = None
+    sending_ms: int | None = None
+    """Steady time, where the caller sends the command as soon as it is committed; None: the outbox does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Ordered:
 
     record: JobRecord
     changed: tuple[tuple[JobRecord, JobRecord], ...] = ()
+    command: Waiting | None = None
+    """What the caller sends once this is committed (`Terms.sending_ms`): it is noted as sent already."""
 
     @property
     def job(self) -> Job:
@@ -85,8 +89,14 @@ def order_update(
     terms: Terms | None = None,
 ) -> Ordered:
     """Open a job and put its command into the outbox. Raises NotFoundError, ConflictError, InputError."""
-    client = get_client(connection, caller.tenant, client_id)
-    target = catalogue.find_version(connection, caller.tenant, version)
+    found = (
+        placing.look(connection, caller.tenant, client_id, version)
+        if _is(CLIENT_PATTERN, client_id)
+        else None
+    )
+    if found is None:
+        raise _no_client(client_id)
+    target = found.version
     if target is None:
         raise InputError(
             f"version {version!r} is not registered",
@@ -99,7 +109,8 @@ def order_update(
             reason=Reason.VERSION_WITHDRAWN,
             todo="Order another one, or restore it: POST /api/v1/versions/{version}/restore.",
         )
-    return _open(connection, desk, caller, client, target, now_ms, terms or Terms(), "update")
+    terms = terms or Terms()
+    return _open(connection, desk, caller, found.client, found.opened, target, now_ms, terms, "update")
 
 
 def order_rollback(
@@ -116,7 +127,8 @@ def order_rollback(
     """
     client = get_client(connection, caller.tenant, client_id)
     target = _previous(connection, client)
-    return _open(connection, desk, caller, client, target, now_ms, terms or Terms(), "rollback")
+    opened = records.find_open_job(connection, client.tenant, client.id)
+    return _open(connection, desk, caller, client, opened, target, now_ms, terms or Terms(), "rollback")
 
 
 def _previous(connection: Connection, client: ClientRecord) -> VersionRecord:
@@ -148,12 +160,12 @@ def _open(
     desk: Desk,
     caller: Principal,
     client: ClientRecord,
+    opened: JobRecord | None,
     target: VersionRecord,
     now_ms: int,
     terms: Terms,
     kind: str,
 ) -> Ordered:
-    opened = records.find_open_job(connection, client.tenant, client.id)
     if opened is not None and not terms.supersede:
         raise ConflictError(
             f"client {client.id} has an open job: {opened.job.id} ({opened.job.status.value})",
@@ -162,6 +174,11 @@ def _open(
             opened=True,
         )
     generation = next_generation(client.state)
+    if generation > MAX_INT:
+        raise ConflictError(
+            f"client {client.id} says that it has taken command {generation - 1}: there is no higher number",
+            todo="Register the device as another client; look at it first, no device counts that far.",
+        )
     expires_ms = now_ms + desk.limits.command_lifetime_ms
     job = Job(str(uuid.uuid4()), generation)
     record = JobRecord(
@@ -177,10 +194,12 @@ def _open(
         record.correlation_id,
     )  # fmt: skip
     signed = sign(UpdateCommand.from_core(command, client.tenant, client.id, now_ms), desk.key)
-    records.add_job(connection, record)
-    records.set_issued(connection, client, generation)
-    records.add_waiting(connection, record, "update", signed)
-    return Ordered(record, changed)
+    if terms.sending_ms is None:
+        placing.place(connection, record, signed)
+        return Ordered(record, changed)
+    heard = (client.last_seen_ms or 0) >= now_ms - desk.limits.presence_ms
+    due_ms = terms.sending_ms + ingest.resend_after_ms(1, desk.limits, heard=heard)
+    return Ordered(record, changed, placing.place(connection, record, signed, due_ms))
 
 
 def _put_aside(
@@ -276,15 +295,19 @@ def get_client(connection: Connection, tenant: str, client_id: str) -> ClientRec
     # What cannot be an id is not asked for: not every database takes every text.
     found = records.peek_client(connection, tenant, client_id) if _is(CLIENT_PATTERN, client_id) else None
     if found is None:
-        raise NotFoundError(f"there is no client {client_id[:80]!r}")
+        raise _no_client(client_id)
     return found
+
+
+def _no_client(client_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no client {client_id[:80]!r}")
 
 
 def get_listed_client(connection: Connection, tenant: str, client_id: str) -> listing.Listed:
     """The client and its last job. Raises NotFoundError."""
     found = listing.find_client(connection, tenant, client_id) if _is(CLIENT_PATTERN, client_id) else None
     if found is None:
-        raise NotFoundError(f"there is no client {client_id[:80]!r}")
+        raise _no_client(client_id)
     return found
 
 

@@ -15,8 +15,17 @@ from reference.core.limits import ServiceLimits
 from reference.core.model import Outcome, Phase
 from reference.service import eventlog, schema
 from reference.service.eventlog import EventType
+from reference.service.prepared import Prepared
 
-OPEN = (JobStatus.QUEUED.value, JobStatus.IN_PROGRESS.value)
+OPEN_STATUSES = (JobStatus.QUEUED.value, JobStatus.IN_PROGRESS.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a device acted on its own, without a job, as it says: a probation that failed."""
+
+    code: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,7 @@ class ClientRecord:
     """What a rollback would bring back, as the device says."""
     previous_version: str | None = None
     hold: bool = False
+    trouble: Trouble | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +85,36 @@ class Waiting:
     """Its job's, once that was looked up."""
 
 
-# Statements of an order, built once: building them costs more than running them.
-_CLIENT = select(schema.clients).where(
-    schema.clients.c.tenant == bindparam("tenant"), schema.clients.c.id == bindparam("client")
+_CHANGES_OF_CLIENT = (
+    "issued", "reported", "epoch", "sequence", "running_digest", "running_version", "previous_digest",
+    "previous_version", "hold", "trouble_code", "trouble_message", "agent_version", "last_seen_ms",
+)  # fmt: skip
+_CHANGES_OF_JOB = (
+    "status", "phase", "outcome", "reason", "message", "downtime_ms", "late_outcome", "epoch", "sequence",
+    "updated_ms", "told_ms", "superseded_by",
+)  # fmt: skip
+# Statements of an order and of a status, built once: building them costs more than running them.
+_clients, _jobs, _outbox = schema.clients, schema.jobs, schema.outbox
+_CLIENT = Prepared(
+    select(_clients).where(_clients.c.tenant == bindparam("tenant"), _clients.c.id == bindparam("client"))
 )
-_ISSUED = (
-    update(schema.clients)
-    .where(schema.clients.c.tenant == bindparam("_tenant"), schema.clients.c.id == bindparam("_client"))
-    .values(issued=bindparam("_issued"))
+_JOB = Prepared(select(_jobs).where(_jobs.c.tenant == bindparam("tenant"), _jobs.c.id == bindparam("job")))
+_OF_CLIENT = select(_jobs).where(_jobs.c.tenant == bindparam("tenant"), _jobs.c.client == bindparam("client"))
+# As the indexes say it, so that they are used.
+_COUNTING = Prepared(_OF_CLIENT.where(text("status IN ('QUEUED', 'IN_PROGRESS') AND superseded_by IS NULL")))
+_OPEN = Prepared(_OF_CLIENT.where(text("status IN ('QUEUED', 'IN_PROGRESS')")).order_by(_jobs.c.generation))
+_SAVE_CLIENT = Prepared(
+    update(_clients)
+    .where(_clients.c.tenant == bindparam("tenant"), _clients.c.id == bindparam("id"))
+    .values({name: bindparam(name) for name in _CHANGES_OF_CLIENT})
 )
-_COUNTING = select(schema.jobs).where(
-    schema.jobs.c.tenant == bindparam("tenant"),
-    schema.jobs.c.client == bindparam("client"),
-    # As the index says it, so that it is used.
-    text("status IN ('QUEUED', 'IN_PROGRESS') AND superseded_by IS NULL"),
+_SAVE_JOB = Prepared(
+    update(_jobs)
+    .where(_jobs.c.id == bindparam("id"))
+    .values({name: bindparam(name) for name in _CHANGES_OF_JOB})
 )
-_ADD_JOB = insert(schema.jobs)
-_ADD_WAITING = insert(schema.outbox)
+_CLOSE = update(_outbox).where(_outbox.c.job == bindparam("job"), text("done = 0")).values(done=text("1"))
+_CLOSE_ALL, _CLOSE_UPDATE = Prepared(_CLOSE), Prepared(_CLOSE.where(text("kind = 'update'")))
 
 
 # ---- clients
@@ -109,8 +132,8 @@ def find_client(connection: Connection, tenant: str, client_id: str) -> ClientRe
 
 def peek_client(connection: Connection, tenant: str, client_id: str) -> ClientRecord | None:
     """The same without its replaced epochs: not for `save_client`."""
-    row = connection.execute(_CLIENT, {"tenant": tenant, "client": client_id}).first()
-    return None if row is None else client_of(row)
+    rows = _CLIENT.rows(connection, {"tenant": tenant, "client": client_id})
+    return client_of(rows[0]) if rows else None
 
 
 def add_client(connection: Connection, tenant: str, client_id: str, now_ms: int) -> None:
@@ -119,31 +142,28 @@ def add_client(connection: Connection, tenant: str, client_id: str, now_ms: int)
     eventlog.add(connection, tenant, EventType.CLIENT_CREATED, {"clientId": client_id}, now_ms)
 
 
-def set_issued(connection: Connection, client: ClientRecord, generation: int) -> None:
-    """Note the generation of a new command."""
-    given = {"_tenant": client.tenant, "_client": client.id, "_issued": generation}
-    connection.execute(_ISSUED, given)
-
-
 def save_client(connection: Connection, before: ClientRecord, after: ClientRecord) -> None:
     """Write what changed of a client."""
-    table, state = schema.clients, after.state
-    connection.execute(
-        update(table)
-        .where(table.c.tenant == after.tenant, table.c.id == after.id)
-        .values(
-            issued=state.issued,
-            reported=state.reported,
-            epoch=state.epoch,
-            sequence=state.sequence,
-            running_digest=after.running_digest,
-            running_version=after.running_version,
-            previous_digest=after.previous_digest,
-            previous_version=after.previous_version,
-            hold=int(after.hold),
-            agent_version=after.agent_version,
-            last_seen_ms=after.last_seen_ms,
-        )
+    state = after.state
+    _SAVE_CLIENT.run(
+        connection,
+        {
+            "tenant": after.tenant,
+            "id": after.id,
+            "issued": state.issued,
+            "reported": state.reported,
+            "epoch": state.epoch,
+            "sequence": state.sequence,
+            "running_digest": after.running_digest,
+            "running_version": after.running_version,
+            "previous_digest": after.previous_digest,
+            "previous_version": after.previous_version,
+            "hold": int(after.hold),
+            "trouble_code": after.trouble.code if after.trouble else None,
+            "trouble_message": after.trouble.message if after.trouble else None,
+            "agent_version": after.agent_version,
+            "last_seen_ms": after.last_seen_ms,
+        },
     )
     for epoch in state.replaced - before.state.replaced:
         connection.execute(
@@ -154,11 +174,12 @@ def save_client(connection: Connection, before: ClientRecord, after: ClientRecor
         eventlog.add(connection, after.tenant, EventType.CLIENT_UPDATED, shown, at_ms)
 
 
-def _shown(client: ClientRecord) -> dict[str, eventlog.Scalar]:
+def _shown(client: ClientRecord) -> dict[str, eventlog.Value]:
     return {
         "clientId": client.id, "runningVersion": client.running_version, "runningDigest": client.running_digest,
         "previousVersion": client.previous_version, "previousDigest": client.previous_digest,
         "agentVersion": client.agent_version, "hold": client.hold,
+        "trouble": {"code": client.trouble.code, "message": client.trouble.message} if client.trouble else None,
     }  # fmt: skip
 
 
@@ -168,6 +189,7 @@ def client_of(row: Row[Any]) -> ClientRecord:
         row.tenant, row.id, ClientState(row.issued, row.reported, row.epoch, frozenset(), row.sequence),
         row.running_digest, row.running_version, row.agent_version, row.last_seen_ms, row.created_ms,
         row.previous_digest, row.previous_version, bool(row.hold),
+        Trouble(row.trouble_code, row.trouble_message or "") if row.trouble_code else None,
     )  # fmt: skip
 
 
@@ -176,9 +198,8 @@ def client_of(row: Row[Any]) -> ClientRecord:
 
 def find_job(connection: Connection, tenant: str, job_id: str) -> JobRecord | None:
     """None when the tenant has no such job."""
-    table = schema.jobs
-    row = connection.execute(select(table).where(table.c.tenant == tenant, table.c.id == job_id)).first()
-    return None if row is None else job_of(row)
+    rows = _JOB.rows(connection, {"tenant": tenant, "job": job_id})
+    return job_of(rows[0]) if rows else None
 
 
 def find_jobs(connection: Connection, job_ids: Sequence[str]) -> dict[str, JobRecord]:
@@ -189,17 +210,27 @@ def find_jobs(connection: Connection, job_ids: Sequence[str]) -> dict[str, JobRe
     return {row.id: job_of(row) for row in connection.execute(select(table).where(table.c.id.in_(job_ids)))}
 
 
+def find_heard(connection: Connection, job_ids: Sequence[str], since_ms: int) -> frozenset[str]:
+    """Those of these jobs whose device was heard since then (wall time)."""
+    if not job_ids:
+        return frozenset()
+    jobs, clients = schema.jobs, schema.clients
+    own = and_(clients.c.tenant == jobs.c.tenant, clients.c.id == jobs.c.client)
+    query = select(jobs.c.id).join(clients, own)
+    return frozenset(
+        connection.scalars(query.where(jobs.c.id.in_(job_ids), clients.c.last_seen_ms >= since_ms))
+    )
+
+
 def find_open_job(connection: Connection, tenant: str, client: str) -> JobRecord | None:
     """The one job of a client that has not ended and was not superseded."""
-    row = connection.execute(_COUNTING, {"tenant": tenant, "client": client}).first()
-    return None if row is None else job_of(row)
+    rows = _COUNTING.rows(connection, {"tenant": tenant, "client": client})
+    return job_of(rows[0]) if rows else None
 
 
 def list_open_jobs(connection: Connection, tenant: str, client: str) -> list[JobRecord]:
     """All jobs of a client that have not ended, superseded ones too, the oldest first."""
-    table = schema.jobs
-    query = select(table).where(table.c.tenant == tenant, table.c.client == client, table.c.status.in_(OPEN))
-    return [job_of(row) for row in connection.execute(query.order_by(table.c.generation))]
+    return [job_of(row) for row in _OPEN.rows(connection, {"tenant": tenant, "client": client})]
 
 
 def list_superseded(connection: Connection, limit: int) -> list[JobRecord]:
@@ -250,20 +281,20 @@ def list_silent_jobs(
         and_(table.c.told_ms < longest_ago, table.c.status == "IN_PROGRESS", or_(*steps)),
         table.c.created_ms < now_ms - limits.job_deadline_ms,
     )
-    query = select(table).where(table.c.status.in_(OPEN), silent)
+    query = select(table).where(table.c.status.in_(OPEN_STATUSES), silent)
     return [job_of(row) for row in connection.execute(query.order_by(table.c.told_ms).limit(limit))]
 
 
 def make_told(connection: Connection, now_ms: int) -> None:
     """No device spoke in the future: a clock that was set back between two starts pauses no deadline."""
     table = schema.jobs
-    later = update(table).where(table.c.status.in_(OPEN), table.c.told_ms > now_ms)
+    later = update(table).where(table.c.status.in_(OPEN_STATUSES), table.c.told_ms > now_ms)
     connection.execute(later.values(told_ms=now_ms))
 
 
-def add_job(connection: Connection, record: JobRecord) -> None:
-    """A new job. Raises sqlalchemy.exc.IntegrityError when the client has an open one."""
-    fixed = {
+def job_row(record: JobRecord) -> dict[str, str | int | None]:
+    """The record as its row in `jobs`."""
+    return {
         "tenant": record.tenant,
         "client": record.client,
         "id": record.job.id,
@@ -275,9 +306,9 @@ def add_job(connection: Connection, record: JobRecord) -> None:
         "created_ms": record.created_ms,
         "kind": record.kind,
         "correlation_id": record.correlation_id,
+        "successor": record.successor,
+        **_job_values(record),
     }
-    connection.execute(_ADD_JOB, {**fixed, **_job_values(record)})
-    _tell_job(connection, record, EventType.JOB_CREATED)
 
 
 def set_successor(connection: Connection, record: JobRecord, successor: str) -> None:
@@ -299,34 +330,31 @@ def save_job(
 
     `told_ms`: when, by the clock that durations are measured with; without it, `now_ms`.
     """
-    table = schema.jobs
     told_ms = (now_ms if told_ms is None else told_ms) if told else record.told_ms
     after = replace(
         record, job=job, updated_ms=record.updated_ms if job == record.job else now_ms, told_ms=told_ms
     )
-    connection.execute(update(table).where(table.c.id == job.id).values(**_job_values(after)))
-    if job.status is not JobStatus.QUEUED:
-        waiting = schema.outbox
-        close = update(waiting).where(waiting.c.job == job.id, waiting.c.done == 0)
-        if not job.status.terminal:
-            close = close.where(waiting.c.kind == "update")
-        connection.execute(close.values(done=1))
+    _SAVE_JOB.run(connection, {"id": job.id, **_job_values(after)})
+    if job.status.terminal:
+        _CLOSE_ALL.run(connection, {"job": job.id})
+    elif job.status is not JobStatus.QUEUED and record.job.status is JobStatus.QUEUED:
+        _CLOSE_UPDATE.run(connection, {"job": job.id})
     # A device that only says again how it is has no news.
     if replace(job, epoch=None, sequence=0) != replace(record.job, epoch=None, sequence=0):
-        _tell_job(connection, after, EventType.JOB_UPDATED)
+        eventlog.add(connection, after.tenant, EventType.JOB_UPDATED, event_of(after), after.updated_ms)
     return after
 
 
-def _tell_job(connection: Connection, record: JobRecord, kind: EventType) -> None:
+def event_of(record: JobRecord) -> dict[str, eventlog.Scalar]:
+    """What an event tells of a job."""
     job = record.job
-    shown: dict[str, eventlog.Scalar] = {
+    return {
         "jobId": job.id, "clientId": record.client, "targetVersion": record.version, "generation": job.generation,
         "status": job.status.value, "phase": job.phase.value, "outcome": job.outcome.value if job.outcome else None,
         "rolledBack": job.outcome is Outcome.ROLLED_BACK, "reason": job.reason.value if job.reason else None,
         "downtimeMs": job.downtime_ms, "lateOutcome": job.late_outcome.value if job.late_outcome else None,
         "correlationId": record.correlation_id,
     }  # fmt: skip
-    eventlog.add(connection, record.tenant, kind, shown, record.updated_ms)
 
 
 def _job_values(record: JobRecord) -> dict[str, str | int | None]:
@@ -372,7 +400,7 @@ def add_waiting(connection: Connection, record: JobRecord, kind: str, payload: b
         "tenant": record.tenant, "client": record.client, "job": record.job.id, "kind": kind, "payload": payload,
         "next_ms": 0, "expires_ms": record.expires_ms,
     }  # fmt: skip
-    connection.execute(_ADD_WAITING, given)
+    connection.execute(insert(schema.outbox), given)
 
 
 def list_due(connection: Connection, now_ms: int, limit: int) -> list[Waiting]:

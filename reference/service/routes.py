@@ -11,6 +11,7 @@ from reference.service.api import PROBLEM, Api, known_query
 from reference.service.guard import guarded
 from reference.service.metrics import CONTENT_TYPE
 from reference.service.problems import problem
+from reference.service.readiness import DATABASE
 from reference.service.views import Checks
 
 __all__ = ["Api", "install"]
@@ -34,11 +35,17 @@ def _add_watching(app: FastAPI, api: Api) -> None:
     @app.get("/readyz", response_model=Checks, responses={503: dict(PROBLEM)})
     async def readyz() -> Checks | Response:
         """Whether orders can be taken and carried out."""
-        checks = {"database": "ok", "broker": "ok" if api.conversation.connected else "not connected"}
-        try:
-            await api.store.read(lambda c: c.execute(text("SELECT 1")).scalar_one())
-        except ServiceError as error:
-            checks["database"] = error.what
+        database = api.conversation.readiness.part(DATABASE)
+        checks = {
+            "database": database.detail,
+            "broker": "ok" if api.conversation.connected else "not connected",
+        }
+        # A database that is known to be down is not waited for, and being read does not prove that it can be written.
+        if database.ok:
+            try:
+                await api.store.read(lambda c: c.execute(text("SELECT 1")).scalar_one())
+            except ServiceError as error:
+                checks["database"] = error.what
         if set(checks.values()) == {"ok"}:
             return Checks(status="ready", checks=checks)
         detail = "; ".join(f"{name}: {state}" for name, state in checks.items())

@@ -28,7 +28,6 @@ from reference.service.idempotency import Made
 from reference.service.listing import ClientFilter, Listed, Presence
 from reference.service.orders import Ordered, Terms
 from reference.service.paging import Asked
-from reference.service.records import JobRecord
 from reference.service.views import (
     ClientRequest,
     Clients,
@@ -111,21 +110,23 @@ def _add_orders(app: FastAPI, api: Api) -> None:
         body: UpdateRequest | None,
         work: orders.Work,
     ) -> Response:
-        changed: list[tuple[JobRecord, JobRecord]] = []
+        done: list[Ordered] = []
 
         def keep(connection: Connection) -> Made:
-            changed.clear()
-            ordered: Ordered = work(connection)
-            changed.extend(ordered.changed)
+            done[:] = [ordered := work(connection)]
             job_id = ordered.job.id
             return made(202, JobCreated(job_id=job_id), f"/api/v1/jobs/{job_id}")
 
         answer = await make(api, request, key, body, keep)
         if "Idempotent-Replayed" not in answer.headers:
             api.metrics.jobs_created.inc()
-            for before, after in changed:
-                api.conversation.count(before, after)
-            api.conversation.wake()
+            for ordered in done:
+                for before, after in ordered.changed:
+                    api.conversation.count(before, after)
+                if ordered.command is not None:
+                    api.conversation.send(ordered.command)
+                else:
+                    api.conversation.wake()
         return answer
 
     @app.post(
@@ -146,7 +147,9 @@ def _add_orders(app: FastAPI, api: Api) -> None:
         One to the version that runs already ends as SUCCEEDED with the reason `already_running`, without a restart.
         """
         who, now_ms = caller(request), api.now_ms()
-        terms = Terms(supersede, body.policy.to_change(), correlation.current())
+        terms = Terms(
+            supersede, body.policy.to_change(), correlation.current(), api.conversation.sending_ms()
+        )
         return await order(
             request,
             key,
@@ -165,7 +168,8 @@ def _add_orders(app: FastAPI, api: Api) -> None:
     ) -> Response:
         """Order the version that the client ran before, a withdrawn one too."""
         who, now_ms = caller(request), api.now_ms()
-        terms = Terms(supersede, correlation_id=correlation.current())
+        sending_ms = api.conversation.sending_ms()
+        terms = Terms(supersede, correlation_id=correlation.current(), sending_ms=sending_ms)
         return await order(
             request, key, None, lambda c: orders.order_rollback(c, desk, who, client_id, now_ms, terms)
         )

@@ -36,6 +36,8 @@ clients = Table(
     Column("previous_digest", String(71)),
     Column("previous_version", String(128)),
     Column("hold", Integer, nullable=False, default=0),
+    Column("trouble_code", String(64)),
+    Column("trouble_message", String(2000)),
     Column("agent_version", String(64)),
     Column("last_seen_ms", BigInteger),
     Column("created_ms", BigInteger, nullable=False),

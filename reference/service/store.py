@@ -7,15 +7,17 @@ state of the database, and no two of them overwrite each other's work (`referenc
 from __future__ import annotations
 
 import asyncio
+import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, delete, insert, make_url
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from reference.core.errors import InputError, ServiceError
-from reference.service import migrations
+from reference.service import migrations, schema
 from reference.service.databases import (
     READERS,
     WRITERS,
@@ -23,11 +25,14 @@ from reference.service.databases import (
     Lane,
     OneReader,
     Retrying,
+    clashed,
     postgres_engine,
     sqlite_engine,
 )
 
 T = TypeVar("T")
+ANSWER_S = 15.0
+"""A database that hangs cannot keep its own time: longer than it may take for a statement, and a try of it again."""
 Watcher = Callable[[str | None], None]
 """Is told after each transaction what is wrong with the database, None when nothing is."""
 
@@ -45,6 +50,8 @@ class Store:
         self._engines = engines
         self._writing, self._reading = lanes
         self._watcher: Watcher | None = None
+        self._troubles: dict[Lane, str] = {}
+        self._wrote_s = time.monotonic()
 
     @classmethod
     def open(cls, where: Path | str, folder: Path | None = None) -> Store:
@@ -79,6 +86,16 @@ class Store:
         """Run `work` over one consistent view. Raises ServiceError."""
         return await self._run(self._reading, work)
 
+    async def probe(self, every_s: float) -> None:
+        """Find out whether the database can be written, unless it was within `every_s`. Raises ServiceError.
+
+        In an outage always: what can be read (SQLite that another process has locked, a full disk, a standby of
+        PostgreSQL) can be written only when a write says so, and nobody else may have something to write.
+        """
+        if not self._troubles and time.monotonic() - self._wrote_s < every_s:
+            return
+        await self.write(_write_something)
+
     async def close(self) -> None:
         """Finish what was begun and let go of the database."""
         for lane in (self._writing, self._reading):
@@ -88,22 +105,44 @@ class Store:
 
     async def _run(self, lane: Lane, work: Callable[[Connection], T]) -> T:
         try:
-            result = await asyncio.wrap_future(lane.submit(work))
+            async with asyncio.timeout(ANSWER_S):
+                result = await asyncio.wrap_future(lane.submit(work))
+        except TimeoutError:
+            failure = ServiceError(f"the database failed: no answer within {ANSWER_S:g} s", where=self.where)
+            self._fails(lane, failure)
+            raise failure from None
         except SQLAlchemyError as error:
             failure = _unavailable(error, self.where)
-            # What the database itself refuses is a defect of ours, not its absence.
-            if not isinstance(error, IntegrityError | ProgrammingError):
-                self._tell(failure.what)
+            # What the database itself refuses is a defect of ours, not its absence; a clash is neither.
+            if not isinstance(error, IntegrityError | ProgrammingError | DataError) and not clashed(error):
+                self._fails(lane, failure)
             raise failure from None
         except RuntimeError as error:
             # A lane that has been closed.
             raise ServiceError(f"the database is closed: {error}", where=self.where) from None
-        self._tell(None)
+        # That something could be read does not say that it can be written.
+        self._troubles.pop(lane, None)
+        if lane is self._writing:
+            self._wrote_s = time.monotonic()
+        self._tell()
         return result
 
-    def _tell(self, trouble: str | None) -> None:
+    def _fails(self, lane: Lane, failure: ServiceError) -> None:
+        self._troubles[lane] = failure.what
+        self._tell()
+
+    def _tell(self) -> None:
         if self._watcher is not None:
-            self._watcher(trouble)
+            self._watcher(next(iter(self._troubles.values()), None))
+
+
+def _write_something(connection: Connection) -> None:
+    """A row that is gone again when this commits: pages are written all the same."""
+    table = schema.idempotency
+    mark = uuid.uuid4().hex
+    given = {"subject": "", "route": "", "fingerprint": "", "status": 0, "body": "", "expires_ms": 0}
+    connection.execute(insert(table).values(tenant="", key=mark, **given))
+    connection.execute(delete(table).where(table.c.tenant == "", table.c.key == mark))
 
 
 def _url(where: Path | str) -> URL:

@@ -105,8 +105,18 @@ class LastJobView(_Answer):
     status: JobStatus
 
 
+class ReasonView(_Answer):
+    """Why something ended as it did: the code for machines, the message for people."""
+
+    code: str
+    message: str
+
+
 class ClientView(_Answer):
-    """A client. `presence`: `online` when it was heard lately, `offline` when not, `never` when it never was."""
+    """A client. `presence`: `online` when it was heard lately, `offline` when not, `never` when it never was.
+
+    `trouble`: why the device acted on its own, without a job (`probation_failed`); null once a job is worked on.
+    """
 
     client_id: str
     presence: Presence
@@ -115,6 +125,7 @@ class ClientView(_Answer):
     previous_version: str | None
     previous_digest: str | None
     hold: bool
+    trouble: ReasonView | None
     agent_version: str | None
     generation: int
     last_job: LastJobView | None
@@ -132,6 +143,9 @@ class ClientView(_Answer):
             previous_version=record.previous_version,
             previous_digest=record.previous_digest,
             hold=record.hold,
+            trouble=None
+            if (why := record.trouble) is None
+            else ReasonView(code=why.code, message=why.message),
             agent_version=record.agent_version,
             generation=max(record.state.issued, record.state.reported),
             last_job=None if last is None else LastJobView(job_id=last.id, status=last.status),
@@ -211,13 +225,6 @@ class VersionView(_Answer):
             withdrawn_at=None if record.withdrawn_ms is None else instant(record.withdrawn_ms),
             created_at=instant(record.created_ms),
         )
-
-
-class ReasonView(_Answer):
-    """Why a job ended as it did: the code for machines, the message for people."""
-
-    code: str
-    message: str
 
 
 class JobKind(StrEnum):
@@ -307,7 +314,7 @@ class EventView(_Answer):
     id: int
     type: str
     at: str | None
-    data: dict[str, str | int | bool | None]
+    data: dict[str, str | int | bool | dict[str, str] | None]
 
     @classmethod
     def of(cls, event: Event) -> Self:

@@ -216,6 +216,10 @@ class Stack:
         if (process := self._parts.pop(name, None)) is not None:
             await process.kill()
 
+    def pid_of(self, name: str) -> int:
+        """Process id of `broker`, `service` or a registry, while it runs."""
+        return self._parts[name].pid
+
     def add_front(self, name: str, host: str, of: str = "registry") -> None:
         """Name something that stands before a registry: devices reach it there, images are pushed to the registry."""
         behind = self._registries[of]

@@ -16,9 +16,10 @@ KINDS = ("sqlite", "postgresql")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Whatever runs a service runs on each database, but for modules that say `ONE_DATABASE = True`: large tables of
-    cases that are about something else."""
-    if getattr(metafunc.module, "ONE_DATABASE", False):
+    """Whatever runs a service runs on each database, but for modules that say `ONE_DATABASE = True`, or name some of
+    their tests there: large tables of cases that are about something else."""
+    one = getattr(metafunc.module, "ONE_DATABASE", ())
+    if one is True or metafunc.function.__name__ in (one or ()):
         return
     names = set(metafunc.fixturenames)
     runs_one = "service" in names or ("tmp_path" in names and hasattr(metafunc.module, "running"))
@@ -36,6 +37,17 @@ def postgres() -> Iterator[Postgres]:
         with engine.begin() as connection:
             migrations.upgrade(connection, "template")
         engine.dispose()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """One that a test may kill: nobody else uses it, and the kernel ends it with the thread that started it last."""
+    server = Postgres()
+    try:
+        server.start()
         yield server
     finally:
         server.stop()

@@ -214,6 +214,7 @@ async def running(
     elapsed_ms: Callable[[], int] | None = None,
     database: str | None = None,
     enrolment: Enrolment | None = None,
+    probe_s: float = 10.0,
 ) -> AsyncIterator[Service]:
     """The application, its lifespan included, over the data of `data`, and `database` where that is another one.
 
@@ -223,7 +224,13 @@ async def running(
     url = database or DATABASES.get(data)
     store = Store.open(url, data) if url else Store.open(data / "service.db")
     issuer = DevelopmentIssuer.open(data)
-    timing = Timing(look_s=0.02, look_most_s=0.1, store_retry_s=(0.01, 0.01), elapsed_ms=elapsed_ms or now_ms)
+    timing = Timing(
+        look_s=0.02,
+        look_most_s=0.1,
+        store_retry_s=(0.01, 0.01),
+        probe_s=probe_s,
+        elapsed_ms=elapsed_ms or now_ms,
+    )
     app = create_app(
         Parts(
             store,

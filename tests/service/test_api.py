@@ -11,6 +11,8 @@ import pytest
 from reference.core.job import JobStatus
 from tests.service.harness import DIGEST, Device, FakeLink, Service, running
 
+ONE_DATABASE = ("test_bad_bodies",)
+
 VERSION: dict[str, object] = {"version": "2.0", "repository": "localhost:5000/opc", "digest": DIGEST}
 
 

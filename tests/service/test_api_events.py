@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import Connection
+from uvicorn.lifespan.off import LifespanOff
 
 from reference.core.job import JobStatus
 from reference.core.limits import ServiceLimits
@@ -25,6 +26,8 @@ from reference.service.server import listen, make_server
 from reference.service.store import Store
 from tests.service.answers import problem
 from tests.service.harness import DIGEST, PATIENCE_S, SLOW, Device, Service, running, succeeded
+
+ONE_DATABASE = ("test_parameters_that_cannot_be",)
 
 EVENTS = "/api/v1/events"
 
@@ -128,6 +131,20 @@ async def test_what_is_forgotten_is_said(service: Service) -> None:
     assert [event["id"] for event in (await _page(service, "after=6"))["items"]] == [7]
 
 
+async def test_a_clock_that_was_set_back_for_a_while_forgets_nothing_young(service: Service) -> None:
+    now_ms = 10**12
+
+    def happened(at_ms: int) -> Callable[[Connection], None]:
+        data = {"version": "1"}
+        return lambda c: eventlog.add(c, "acme", EventType.VERSION_CREATED, data, at_ms)
+
+    for at_ms in (5, now_ms, 7, now_ms + 1):  # the third: the machine had started without the time
+        await service.store.write(happened(at_ms))
+    await _hub(service).last("acme")
+    assert await service.store.write(lambda c: eventlog.forget(c, 10, now_ms)) == 1
+    assert [event["id"] for event in (await _page(service, "after=1"))["items"]] == [2, 3, 4]
+
+
 async def test_sweeping(tmp_path: Path) -> None:
     async with running(tmp_path, limits=replace(SLOW, events_kept=3)) as service:
         for number in range(5):
@@ -213,7 +230,7 @@ async def live(tmp_path: Path) -> AsyncIterator[Live]:
 @asynccontextmanager
 async def _listening(service: Service) -> AsyncIterator[str]:
     server = make_server(service.http._transport.app, None)  # type: ignore[attr-defined]
-    server.config.lifespan = "off"
+    server.config.lifespan_class = LifespanOff  # the application runs already
     server.config.timeout_graceful_shutdown = 1
     listener = listen("127.0.0.1", 0)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -314,7 +331,9 @@ async def test_a_stream_is_guarded(live: Live) -> None:
 
 async def test_a_stream_ends_with_its_token(live: Live) -> None:
     _hub(live.service).beat_s = 0.05
-    token = live.service.issuer.issue("acme", Role.VIEWER, lifetime_s=-9)  # good for its leeway's last second
+    token = live.service.issuer.issue(
+        "acme", Role.VIEWER, lifetime_s=-8
+    )  # good for the last one or two of its leeway
     async with live.stream(token=token) as (answer, lines):
         assert answer.status_code == 200
         async with asyncio.timeout(PATIENCE_S):

@@ -18,6 +18,8 @@ from reference.service.paging import Asked, page
 from tests.service.answers import problem
 from tests.service.harness import Device, FakeLink, Service, running
 
+ONE_DATABASE = ("test_parameters_that_cannot_be",)
+
 ROWS = Table("rows", MetaData(), Column("id", String, primary_key=True), Column("at", Integer))
 
 

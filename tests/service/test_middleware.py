@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from uvicorn.lifespan.off import LifespanOff
 
 from reference.service import middleware
 from reference.service import server as servers
@@ -18,6 +19,7 @@ from reference.support.logging import JsonFormatter
 from tests.service.answers import problem
 from tests.service.harness import Service
 
+ONE_DATABASE = True
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
@@ -136,7 +138,7 @@ async def test_a_body_that_does_not_come(service: Service, monkeypatch: pytest.M
 async def port(service: Service) -> AsyncIterator[int]:
     """The service behind a socket."""
     server = make_server(service.http._transport.app, None)  # type: ignore[attr-defined]
-    server.config.lifespan = "off"
+    server.config.lifespan_class = LifespanOff  # the application runs already
     with listen("127.0.0.1", 0) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
@@ -218,3 +220,17 @@ async def test_what_is_not_http(port: int, garbage: bytes) -> None:
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in head
     assert json.loads(body)["reason"] == "invalid_input"
+
+
+async def test_a_request_that_could_hide_another_is_refused_and_the_connection_closed(port: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    hidden = b"0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with asyncio.timeout(5):
+        writer.write(
+            b"POST /api/v1/clients HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(hidden)
+            + b"Transfer-Encoding: chunked\r\n\r\n"
+            + hidden
+        )
+        said = await reader.read()
+    writer.close()
+    assert said.startswith(b"HTTP/1.1 400 ") and said.count(b"HTTP/1.1") == 1

@@ -14,6 +14,7 @@ from reference.service.auth import OPEN, ROLES, rights_document
 from tests.service.harness import Service
 from tools.documents import DOCUMENTS
 
+ONE_DATABASE = True
 ROOT = Path(__file__).resolve().parents[2]
 Json = dict[str, Any]
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,23 @@ from reference.core.limits import ServiceLimits
 from reference.core.model import Image, Phase
 from reference.protocol import topics
 from reference.protocol.models import StatusMessage
+from reference.service import databases, store
 from reference.service.clock import Clock, wall_ms
 from reference.service.readiness import BROKER, DATABASE, Readiness
 from reference.service.spool import NAME, Spool, Spooled
 from tests.service.harness import DIGEST, PATIENCE_S, SLOW, Device, FakeLink, Service, running, succeeded
 from tests.support.postgres import Postgres
+
+ONE_DATABASE = (
+    "test_a_database_that_is_gone_is_said_and_survived",
+    "test_a_database_that_hangs_holds_up_nobody_for_ever",
+    "test_a_database_that_can_be_read_and_not_written_is_down_until_it_can",
+    "test_a_database_that_cannot_be_written_is_noticed_without_anybody_writing",
+    "test_the_spool_keeps_each_status_once_within_bounds_and_past_a_torn_line",
+    "test_without_a_folder_nothing_is_spooled",
+    "test_each_step_has_its_time",
+    "test_a_broker_that_is_gone_is_shown",
+)
 
 
 class Hands:
@@ -37,17 +52,6 @@ class Hands:
 
 
 # ---- the database
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[Postgres]:
-    """One that a test may kill: nobody else uses it."""
-    server = Postgres()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
 
 
 async def test_a_database_that_is_gone_is_said_and_survived(
@@ -84,6 +88,70 @@ async def test_a_database_that_is_gone_is_said_and_survived(
         await _until(lambda: not (tmp_path / NAME).exists())
         replies = await device.replies(3)
         assert replies[-1].acknowledgement is not None and replies[-1].acknowledgement.sequence == 2
+
+
+async def test_a_database_that_hangs_holds_up_nobody_for_ever(
+    tmp_path: Path, own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "ANSWER_S", 0.5)
+    url = own_postgres.create_database(template=None)
+    async with running(tmp_path, database=url) as service:
+        await service.prepare()
+        with own_postgres.hanging():
+            async with asyncio.timeout(PATIENCE_S):
+                body = {"targetVersion": "2.0"}
+                orders = [service.post("/api/v1/clients/press-1/update", body) for _ in range(20)]
+                reads = [service.get("/api/v1/clients") for _ in range(20)]
+                answers = await asyncio.gather(*orders, *reads)
+                assert {answer.status_code for answer in answers} == {503}
+                ready = await service.http.get("/readyz")
+            assert ready.status_code == 503 and "no answer" in ready.json()["checks"]["database"]
+        await _ready(service, 200)
+        assert (await service.get("/api/v1/clients")).status_code == 200
+
+
+@contextmanager
+def _locked(database: Path) -> Iterator[None]:
+    """Another process writes the file (SQLite) and does not end its transaction: it can be read all the time."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            other.execute("ROLLBACK")
+
+
+async def test_a_database_that_can_be_read_and_not_written_is_down_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "BUSY_MS", 200)
+    async with running(tmp_path, database=f"sqlite:///{tmp_path / 'service.db'}") as service:
+        await service.prepare()
+        with _locked(tmp_path / "service.db"):
+            began_s = time.monotonic()
+            body = {"targetVersion": "2.0"}
+            orders = [service.post("/api/v1/clients/press-1/update", body) for _ in range(150)]
+            answers = await asyncio.gather(*orders)
+            assert {answer.status_code for answer in answers} == {503}
+            assert time.monotonic() - began_s < PATIENCE_S, "each waited for the same lock in its turn"
+            for _ in range(30):
+                assert (await service.get("/api/v1/clients")).status_code == 200
+                ready = await service.http.get("/readyz")
+                assert ready.status_code == 503 and "locked" in ready.json()["checks"]["database"]
+                await asyncio.sleep(0.01)
+        # Nobody writes anything: the service looks by itself.
+        await _ready(service, 200)
+        assert await service.order()
+
+
+async def test_a_database_that_cannot_be_written_is_noticed_without_anybody_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "BUSY_MS", 50)
+    async with running(tmp_path, database=f"sqlite:///{tmp_path / 'service.db'}", probe_s=0.1) as service:
+        with _locked(tmp_path / "service.db"):
+            await _ready(service, 503)
+        await _ready(service, 200)
 
 
 async def test_what_was_spooled_outlives_the_service(

@@ -46,6 +46,7 @@ class Things:
         return filled
 
 
+ONE_DATABASE = True
 NOWHERE = Things("press-404", "4.0.4", "404")
 
 

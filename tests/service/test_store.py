@@ -133,7 +133,10 @@ async def test_what_is_wrong_is_told_and_a_closed_store_says_so(store: Store) ->
     with pytest.raises(ServiceError, match="the database failed"):
         await store.write(_disk_full)
     await store.read(_count)
-    assert told == ["the database failed: disk full", None]
+    assert told == ["the database failed: disk full"] * 2, "it can be read: that says nothing of writing"
+    await store.probe(3600)
+    await store.read(_count)
+    assert told[2:] == [None, None]
     await store.close()
     with pytest.raises(ServiceError, match="closed"):
         await store.write(_count)

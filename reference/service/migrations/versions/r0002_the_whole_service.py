@@ -118,6 +118,8 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("previous_digest", sa.String(length=71), nullable=True))
         batch_op.add_column(sa.Column("previous_version", sa.String(length=128), nullable=True))
         batch_op.add_column(sa.Column("hold", sa.Integer(), server_default=sa.text("0"), nullable=False))
+        batch_op.add_column(sa.Column("trouble_code", sa.String(length=64), nullable=True))
+        batch_op.add_column(sa.Column("trouble_message", sa.String(length=2000), nullable=True))
         batch_op.create_index("clients_newest", ["tenant", "created_ms", "id"], unique=False)
         batch_op.create_index("clients_seen", ["tenant", "last_seen_ms", "id"], unique=False)
         batch_op.create_index("clients_version", ["tenant", "running_version", "id"], unique=False)
