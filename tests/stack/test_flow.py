@@ -138,7 +138,7 @@ async def test_the_life_of_a_device(tmp_path: Path) -> None:
             "reference.edge.main", "--config", str(device.config), log_path=tmp_path / "second.log"
         )
         try:
-            with pytest.raises(ProcessError, match="held by another agent"):
+            with pytest.raises(ProcessError, match="another agent runs on this folder"):
                 await second.ready()
         finally:
             assert await second.stop() == 1

@@ -42,7 +42,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 async def test_the_ready_line_is_answered_and_the_rest_is_logged(start: Start) -> None:
     process = await start(
         READY
-        + 'import os; print("more", sys.argv[1:], os.environ["MARK"], flush=True); print("err", file=sys.stderr)\n'
+        + 'import os; os.write(1, f"more {sys.argv[1:]} {os.environ[\'MARK\']}\\n".encode()); os.write(2, b"err\\n")\n'
         + WAIT
     )
     assert await process.ready(10) == {"ready": True, "port": 7}
