@@ -326,6 +326,7 @@ def test_a_command_is_sent_again_with_growing_waits() -> None:
     assert waits == [100, 100, 200, 400, 800, 1000]
     assert delivery.resend_after_ms(1, 0, SERVICE) == 50
     assert delivery.resend_after_ms(10**9, 1000, SERVICE) == 1000
+    assert delivery.resend_after_ms(1, 1000, SERVICE, heard=False) == 1000, "most likely it is not there"
 
 
 @pytest.mark.parametrize(
