@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, insert, select, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from reference.service import schema
-from reference.service.prepared import Prepared
+from reference.service.prepared import Prepared, Value
 from reference.service.store import Store
 
 _HEADS = schema.event_heads
@@ -21,7 +21,7 @@ _FIND = Prepared(select(_HEADS).where(_HEADS.c.tenant == bindparam("tenant")))
 async def test_rows_by_name_and_errors_like_sqlalchemys(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "service.db")
     try:
-        given = {"tenant": "acme", "last": 7, "forgotten": 2}
+        given: dict[str, Value] = {"tenant": "acme", "last": 7, "forgotten": 2}
         await store.write(lambda c: _ADD.run(c, given))
         assert await store.read(lambda c: _FIND.rows(c, {"tenant": "other"})) == []
         (row,) = await store.read(lambda c: _FIND.rows(c, {"tenant": "acme"}))
