@@ -135,8 +135,9 @@ def receive_birth_answer(
     record = memory.record
     if sent_nonce is None or nonce != sent_nonce or epoch != record.epoch:
         return memory
-    # A service that was restored from a backup may have forgotten generations that run here.
-    here = [i.generation for i in (record.current, record.previous) if i is not None]
+    # A service that was restored from a backup may have forgotten generations that run here. The one that runs stays
+    # open: its command may come again when its answer went with the journal, and then it is running already.
+    here = [i.generation - 1 for i in (record.current, record.previous) if i is not None]
     known = max(floor, record.floor if record.floor is not None else 0, *here)
     if known == record.floor:
         return memory

@@ -225,7 +225,7 @@ def test_a_record_that_is_older_than_what_was_made_is_seen() -> None:
     assert not outdated(UpdateRecord("new"), world), "it has made nothing"
 
 
-def test_a_floor_is_never_below_what_runs() -> None:
+def test_nothing_older_than_what_runs_is_taken_and_what_runs_may_be_told_again() -> None:
     """The service was restored from a backup and has forgotten the generation."""
     memory = delivery.Memory(replace(updated().record, floor=None))
-    assert delivery.receive_birth_answer(memory, "n", "n", memory.record.epoch, 1).record.floor == 2
+    assert delivery.receive_birth_answer(memory, "n", "n", memory.record.epoch, 0).record.floor == 1
