@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
 import json
 import ssl
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from pydantic.alias_generators import to_camel
 from reference.core.errors import BlackstartError, InputError, Reason
 from reference.edge.identity import Certified
 from reference.protocol.models import ClientId, TenantId
+from reference.support.addresses import is_loopback
 
 TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 256 * 1024
@@ -150,20 +150,13 @@ def check_url(url: str) -> str:
         raise InputError(
             f"{url[:200]!r} is no address of a service", where="--url", todo="https://HOST[:PORT]"
         )
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise InputError(
             "without TLS whoever listens could use the token",
             where="--url",
             todo="Give an https:// address.",
         )
     return url.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def trusted(url: str, ca: Path | None, fingerprint: str | None) -> Service:

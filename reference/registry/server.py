@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import logging
 import signal
@@ -24,6 +23,7 @@ from reference.registry.app import MAX_BLOB_BYTES, create_app
 from reference.registry.collect import GRACE_S, Periodic
 from reference.registry.storage import Storage
 from reference.registry.users import RegistryUsers
+from reference.support.addresses import is_loopback
 from reference.support.files import allow_many_files
 
 _uvicorn_log = logging.getLogger("uvicorn.error")
@@ -91,14 +91,6 @@ class RegistrySettings:
             not realm.startswith(("http://", "https://")) or set(realm) & set('" ,\\\r\n')
         ):
             raise InputError(f"{realm!r} is not an address", where="--token-realm", todo="Give http(s)://...")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def serve(settings: RegistrySettings, *, on_ready: Callable[[int], None] | None = None) -> None:

@@ -19,12 +19,13 @@ from reference.core.errors import BlackstartError, InputError
 from reference.protocol.topics import service_subscriptions
 from reference.service.app import Parts, create_app
 from reference.service.auth import DevelopmentIssuer
-from reference.service.jwks import JwksKeys, is_loopback
+from reference.service.jwks import JwksKeys
 from reference.service.server import listen, make_server
 from reference.service.settings import DATABASE, PROGRAM, Settings, read_settings
 from reference.service.store import Store
 from reference.service.tls import keep_fresh
 from reference.support import logging as logs
+from reference.support.addresses import is_loopback
 from reference.support.files import allow_many_files
 from reference.support.mqtt import MqttLink
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import logging
 import ssl
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from reference.core.errors import InputError
 from reference.service.auth import KeysUnavailableError, VerificationKey
+from reference.support.addresses import is_loopback
 
 COOLDOWN_S = 10.0
 """Least time between two fetches."""
@@ -159,14 +159,6 @@ def check_url(url: str) -> str:
     raise InputError(
         f"{url[:200]!r} is no address for keys", where="--jwks-url", todo="https, or http on loopback."
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address leads to this machine only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def parse_jwks(content: bytes) -> dict[str, VerificationKey]:

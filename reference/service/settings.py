@@ -30,8 +30,9 @@ from reference.protocol.envelope import SigningKey, load_private_key, public_pem
 from reference.protocol.models import HealthSpec
 from reference.service.auth import AUDIENCE, DevelopmentIssuer, KeySource, TokenRules
 from reference.service.enrolment import Enrolment, Handout
-from reference.service.jwks import JwksKeys, is_loopback
+from reference.service.jwks import JwksKeys
 from reference.service.tls import ServerFiles, development_files
+from reference.support.addresses import is_loopback
 from reference.support.mqtt import Protocol, TlsFiles
 
 DATABASE = "service.db"

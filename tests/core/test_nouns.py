@@ -226,6 +226,12 @@ def test_a_record_that_is_older_than_what_was_made_is_seen() -> None:
 
 
 def test_nothing_older_than_what_runs_is_taken_and_what_runs_may_be_told_again() -> None:
-    """The service was restored from a backup and has forgotten the generation."""
-    memory = delivery.Memory(replace(updated().record, floor=None))
-    assert delivery.receive_birth_answer(memory, "n", "n", memory.record.epoch, 0).record.floor == 1
+    """The service was restored from a backup and has forgotten the generation, or its answer went with the journal."""
+    record = updated().record
+    assert record.current is not None and record.current.generation == 2
+    memory = delivery.Memory(replace(record, floor=None))
+    memory = delivery.receive_birth_answer(memory, "n", "n", memory.record.epoch, 0)
+    _, older = delivery.receive(memory, command(1, "v1"), None, LIMITS)
+    after, same = delivery.receive(memory, command(2, "v2"), None, LIMITS)
+    assert (older, same) == (delivery.Verdict.REJECTED, delivery.Verdict.ACCEPTED)
+    assert after.record.queued is not None and after.record.queued.generation == 2

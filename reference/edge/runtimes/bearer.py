@@ -7,7 +7,6 @@ the device's configuration names for this registry, or, for a registry on loopba
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import time
@@ -21,6 +20,7 @@ import httpx
 
 from reference.core.errors import Reason, RegistryError
 from reference.edge.credentials import Keyring, Login
+from reference.support.addresses import is_loopback, name_of
 
 Credentials = Keyring | Mapping[str, tuple[str, str]] | Callable[[str], tuple[str, str] | None]
 """`host[:port]` -> user and password."""
@@ -191,21 +191,12 @@ class Doorman:
         return host == self._host or host in named or self._both_local(host)
 
     def _both_local(self, host: str) -> bool:
-        return is_loopback(host) and is_loopback(self._host)
+        return is_loopback(name_of(host)) and is_loopback(name_of(self._host))
 
 
 def shown(url: str) -> str:
     """An address for people and the journal: blob stores sign in the query, and some put a password before the host."""
     return re.sub(r"//[^/@]*@", "//", url.partition("?")[0].partition("#")[0])[:300]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host[:port]` names this machine's loopback."""
-    name = urlsplit(f"//{host}").hostname or ""
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
 
 
 def _basic(login: Login) -> str:

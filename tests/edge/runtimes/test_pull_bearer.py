@@ -13,7 +13,7 @@ import pytest
 from reference.core.errors import BlackstartError, Reason
 from reference.core.model import Image
 from reference.edge.credentials import Keyring, Login
-from reference.edge.runtimes.bearer import Access, Challenge, Doorman, challenge_of, is_loopback
+from reference.edge.runtimes.bearer import Access, Challenge, Doorman, challenge_of
 from reference.edge.runtimes.process import ProcessRuntime
 from tests.edge.runtimes.conftest import ProcessBench
 from tests.edge.runtimes.contract import SLEEPER, ignore
@@ -253,16 +253,6 @@ async def test_credentials_that_ran_out_are_asked_for_anew(bench: ProcessBench) 
 )  # fmt: skip
 def test_challenges(headers: list[str], found: Challenge | None) -> None:
     assert challenge_of(httpx.Headers([("WWW-Authenticate", value) for value in headers])) == found
-
-
-def test_what_is_loopback() -> None:
-    assert all(
-        is_loopback(host)
-        for host in ("127.0.0.1:5000", "localhost", "localhost:1", "[::1]:5000", "127.9.9.9")
-    )
-    assert not any(
-        is_loopback(host) for host in ("10.0.0.1", "127.0.0.1.example", "localhost.example:5000", "example")
-    )
 
 
 @pytest.mark.parametrize(
