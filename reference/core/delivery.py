@@ -308,13 +308,16 @@ def birth(client: ClientState, epoch: str, floor: int | None) -> tuple[ClientSta
     return replace(client, epoch=epoch, replaced=replaced, sequence=-1), BirthVerdict.NEW
 
 
-def orphaned(job: Job, verdict: BirthVerdict, open_job_id: str | None) -> Job:
+def orphaned(job: Job, verdict: BirthVerdict, open_job_id: str | None, reported: int = 0) -> Job:
     """The job after a birth: one that ran in a journal which is gone has nobody left who would report its end.
 
-    `open_job_id` is what the new journal says it works on. A job that no device has taken is still to be sent.
+    `open_job_id` is what the new journal says it works on, `reported` the floor that births before this one have named:
+    a job at or under it was taken, though no status of it has arrived. One that no device has taken is still to be sent.
     """
-    lost = verdict is BirthVerdict.NEW and job.status is JobStatus.IN_PROGRESS and job.id != open_job_id
-    if not lost:
+    taken = job.status is JobStatus.IN_PROGRESS or (
+        job.status is JobStatus.QUEUED and job.generation <= reported
+    )
+    if verdict is not BirthVerdict.NEW or not taken or job.id == open_job_id:
         return job
     message = "the device lost its journal while the job ran"
     return replace(job, status=JobStatus.FAILED, reason=Reason.JOURNAL_CORRUPT, message=message)

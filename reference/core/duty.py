@@ -37,13 +37,12 @@ def idle(record: UpdateRecord, world: World, limits: Limits) -> Step:
         return Stop(beside.id)
     if installed is None:
         return Wait(limits.watch_ms, "nothing is installed")
-    if _neither(record, installed, container, world, limits):
-        return Journal(replace(record, duty=True))
+    if (end := _given_up(record, installed, container, world, limits)) is not None:
+        return end
     if container is None or not container.running:
         return _volume_back(record, world, limits) or bring_up(installed, container, world, limits)
     if record.duty and container.stable(installed.health):
-        other = record.previous if installed == record.current else record.current
-        return Journal(replace(record, current=installed, previous=other, duty=False))
+        return _back(record, installed)
     if record.duty and container.sick(installed.health):
         return Stop(container.id)
     if container.restart_policy != installed.restart_policy:
@@ -111,15 +110,37 @@ def _fall_back(record: UpdateRecord, current: Installed, previous: Installed, wh
     return Journal(replace(swapped, probation_left_ms=0, reason=Reason.PROBATION_FAILED, message=message))
 
 
-def _neither(
+def _given_up(
     record: UpdateRecord, installed: Installed, container: Container | None, world: World, limits: Limits
-) -> bool:
-    """Whether the version that came back after a failed probation cannot be healthy either: each has its turn then."""
-    if record.duty or record.reason is not Reason.PROBATION_FAILED:
-        return False
-    if container is None or not container.running:
-        return world.restores >= limits.restore_attempts
-    return container.sick(installed.health)
+) -> Step | None:
+    """Into duty, where current and previous each have their turn: current could not be brought up.
+
+    A version that has passed its trial (and its probation) gets many starts, over half an hour by default: a
+    client that exits while something outside is down is not to be downgraded for that. One that came back after a failed
+    probation gets few: then neither may be good.
+    """
+    if record.duty or record.previous is None:
+        return None
+    dead = container is None or not container.running
+    if record.reason is Reason.PROBATION_FAILED:
+        worn = world.restores >= limits.restore_attempts if dead else _ill(container, installed)
+        return Journal(replace(record, duty=True)) if worn else None
+    if not dead or world.restores < limits.fallback_attempts:
+        return None
+    message = f"{installed.image.version} ended again after {world.restores} starts"
+    return Journal(replace(record, duty=True, reason=Reason.CURRENT_FAILED, message=message))
+
+
+def _ill(container: Container | None, installed: Installed) -> bool:
+    return container is not None and container.sick(installed.health)
+
+
+def _back(record: UpdateRecord, installed: Installed) -> Journal:
+    """The duty is done: whichever is stable is current from now on. That it is another one stays to be told."""
+    if installed != record.current:
+        return Journal(replace(record, current=installed, previous=record.current, duty=False))
+    done = cleared(record) if record.reason is Reason.CURRENT_FAILED else record
+    return Journal(replace(done, duty=False))
 
 
 def _wanted(record: UpdateRecord, world: World, limits: Limits) -> Installed | None:

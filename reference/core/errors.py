@@ -66,6 +66,7 @@ class Reason(StrEnum):
     TOO_MANY_BOOTS = "too_many_boots"
     # The version that was confirmed.
     PROBATION_FAILED = "probation_failed"
+    CURRENT_FAILED = "current_failed"
     # The service and its callers.
     DEADLINE_PASSED = "deadline_passed"
     UNAUTHENTICATED = "unauthenticated"

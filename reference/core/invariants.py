@@ -71,9 +71,12 @@ def stop_is_journaled(record: UpdateRecord, step: Step, world: World) -> list[Vi
         record.candidate_id, record.job.generation, record.job.image.digest
     )
     before = record.phase in (Phase.ACCEPTED, Phase.PULLING, Phase.STAGED)
+    current = world.find(record.current)
+    # After a lost journal the commanded version may be the adopted one: then it is current that is brought back.
+    if candidate and current is not None and candidate.id == current.id:
+        candidate = None
     if before and isinstance(step, Start) and candidate and candidate.id == step.container_id:
         return [Violation("stop_is_journaled", f"{record.phase} starts the candidate {step.container_id}")]
-    current = world.find(record.current)
     if before and isinstance(step, Stop) and current is not None and current.id == step.container_id:
         return [Violation("stop_is_journaled", f"{record.phase} stops the current container {current.id}")]
     return []

@@ -25,6 +25,11 @@ class Limits:
     """Boots that one trial survives, counted from the stop of the old container on: design.md's K."""
     restore_attempts: int = 5
     """Starts of the last good container in a rollback before the job ends as `rollback_failed`."""
+    fallback_attempts: int = 20
+    """Starts of a current that passed its trial, without a stable life between them, before previous has its turn.
+
+    With the default backoff that takes half an hour to an hour.
+    """
     revive_attempts_in_job: int = 2
     """Starts of a dead current container that may interrupt a job which has not switched yet."""
     probation_attempts: int = 3

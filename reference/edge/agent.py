@@ -100,7 +100,10 @@ class Agent:
         return self._wall_ms() if self._settings.clock_trusted else None
 
     def change(self, memory: Memory) -> None:
-        """Make a changed memory durable and have the loop look at it. Raises JournalError, and nothing changed."""
+        """Make a changed memory durable and have the loop look at it. Raises JournalError, and nothing changed.
+
+        A write that failed and is found on the disk all the same has worked: what it counts is not to be counted again.
+        """
         if memory == self._journal.memory:
             return
         before = self._journal.memory
@@ -109,7 +112,8 @@ class Agent:
         except JournalError as error:
             self._tell_failed(error)
             self._reload()
-            raise
+            if self._journal.memory != memory:
+                raise
         for onlooker in self.onlookers:
             onlooker.changed(before, memory)
         if memory.outbox != before.outbox:

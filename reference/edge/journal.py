@@ -132,11 +132,16 @@ class Journal:
         self.memory = memory
 
     def reload(self) -> Memory:
-        """What the disk holds, after a write that failed: a COMMIT that raised may have reached it."""
+        """What the disk holds, after a write that failed: a COMMIT that raised may have reached it.
+
+        It may have reached the page cache only, so it is synced before it is believed, as at the start.
+        """
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            self.memory = _load(self._connection)
+            memory = _load(self._connection)
+            _make_durable(self._connection, self.path)
+            self.memory = memory
         except (sqlite3.Error, JournalError) as error:
             raise _named(error, self.path) from error
         return self.memory

@@ -63,7 +63,7 @@ def take_birth(
         last_seen_ms=now.wall_ms,
     )
     records.save_client(connection, client, seen)
-    ended = _end_orphans(connection, seen, verdict, birth.open_job_id, now)
+    ended = _end_orphans(connection, client, verdict, birth.open_job_id, now)
     waiting = prepare(connection, records.list_waiting(connection, tenant, client_id), now, limits)
     floor = delivery.birth_floor(state, _untaken(connection, seen, waiting))
     answer = BirthAnswer(nonce=birth.nonce, journal_epoch=birth.journal_epoch, floor=floor)
@@ -189,12 +189,12 @@ def _end_overtaken(
 def _end_orphans(
     connection: Connection, client: ClientRecord, verdict: BirthVerdict, open_job_id: str | None, now: Now
 ) -> tuple[tuple[JobRecord, JobRecord], ...]:
-    """The jobs that a lost journal took with it, before and after."""
+    """The jobs that a lost journal took with it, before and after. `client`: as it was before this birth."""
     if verdict is not BirthVerdict.NEW:
         return ()
     ended = []
     for before in records.list_open_jobs(connection, client.tenant, client.id):
-        job = delivery.orphaned(before.job, verdict, open_job_id)
+        job = delivery.orphaned(before.job, verdict, open_job_id, client.state.reported)
         if job != before.job:
             ended.append((before, records.save_job(connection, before, job, now.wall_ms, told=False)))
     return tuple(ended)

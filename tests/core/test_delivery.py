@@ -212,12 +212,14 @@ def test_a_new_epoch_replaces_the_old_one_for_good() -> None:
 @pytest.mark.parametrize("status", JobStatus)
 @pytest.mark.parametrize("verdict", BirthVerdict)
 @pytest.mark.parametrize("open_job_id", [None, "j", "k"])
-def test_only_a_running_job_that_a_new_journal_does_not_know_is_lost(
-    status: JobStatus, verdict: BirthVerdict, open_job_id: str | None
+@pytest.mark.parametrize("reported", [6, 7])
+def test_only_a_job_that_was_taken_and_that_a_new_journal_does_not_know_is_lost(
+    status: JobStatus, verdict: BirthVerdict, open_job_id: str | None, reported: int
 ) -> None:
-    job = Job("j", 1, status, Phase.PULLING, epoch="a", sequence=4)
-    after = delivery.orphaned(job, verdict, open_job_id)
-    if verdict is BirthVerdict.NEW and status is JobStatus.IN_PROGRESS and open_job_id != "j":
+    job = Job("j", 7, status, Phase.PULLING, epoch="a", sequence=4)
+    after = delivery.orphaned(job, verdict, open_job_id, reported)
+    taken = status is JobStatus.IN_PROGRESS or (status is JobStatus.QUEUED and reported == 7)
+    if verdict is BirthVerdict.NEW and taken and open_job_id != "j":
         assert (after.status, after.reason, after.outcome) == (JobStatus.FAILED, Reason.JOURNAL_CORRUPT, None)
         assert after.message == "the device lost its journal while the job ran"
         assert (after.phase, after.epoch, after.sequence) == (job.phase, job.epoch, job.sequence)

@@ -1,0 +1,301 @@
+"""The explorer: a story cut at every atom, with everything that each cut may leave, again and again.
+
+States are merged: one that was reached with fewer cuts, or as many, is not walked again. Each carries the way to it,
+so that what is found can be played again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from reference.core import invariants
+from reference.core.errors import Reason
+from reference.core.invariants import Violation
+from reference.core.model import Outcome
+from reference.core.steps import Wait
+from reference.world import talk
+from reference.world.atoms import Atom
+from reference.world.engine import Boot
+from reference.world.machine import Machine, State, Watch
+from reference.world.story import Ends, Story
+
+MOST_STEPS = 500
+"""Steps that a story may take without another cut."""
+MOST_FOUND = 5
+"""Violations of one story that are told; it is not walked on then."""
+
+
+class Path(NamedTuple):
+    """How a walk was come to: from another one, after so many of its atoms, by this branch."""
+
+    before: Path | None
+    atoms: int
+    branch: str
+
+    def branches(self) -> list[tuple[int, str]]:
+        """From the beginning on: after how many atoms of the walk before, and what happened then."""
+        found = []
+        path: Path | None = self
+        while path is not None and path.before is not None:
+            found.append((path.atoms, path.branch))
+            path = path.before
+        return found[::-1]
+
+
+BEGINNING = Path(None, 0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something that does not hold, with the cuts and events that lead to it."""
+
+    story: str
+    violations: tuple[Violation, ...]
+    branches: tuple[tuple[int, str], ...]
+    atoms: int
+    """After so many atoms of the last walk."""
+
+
+@dataclass
+class Explored:
+    """What came of a story."""
+
+    story: str
+    states: int = 0
+    cuts: int = 0
+    depth: int = 0
+    closed: bool = False
+    """No new state was left at the last depth."""
+    found: list[Found] = field(default_factory=list)
+    atoms: set[Atom] = field(default_factory=set)
+    atoms_cut: set[Atom] = field(default_factory=set)
+    killers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By invariant: at which depth, and after how many states, it was first broken."""
+
+
+class _ViolatedError(Exception):
+    def __init__(self, found: tuple[Violation, ...], atoms: int) -> None:
+        super().__init__(found)
+        self.found, self.atoms = found, atoms
+
+
+class Explorer:
+    """Walks a story with at most `cuts` cuts and `faults` message faults; `cuts` None: with any number."""
+
+    def __init__(
+        self, story: Story, machine: Machine, *, cuts: int | None = 2, faults: int = 1,
+        most_states: int | None = None, most_found: int = MOST_FOUND,
+        progress: Callable[[Explored], None] = lambda _: None,
+    ) -> None:  # fmt: skip
+        self._story, self._machine, self._orders = story, machine, story.commands
+        self._most_cuts, self._most_faults, self._most_states = cuts, faults, most_states
+        self._most_found, self._progress = most_found, progress
+        self.explored = Explored(story.name)
+        # By faults used: states that were walked, and those that were cut.
+        self._walked: list[set[State]] = [set() for _ in range(faults + 1)]
+        self._cut_at: set[tuple[int, State]] = set()
+        self._next: list[dict[State, Path]] = [{} for _ in range(faults + 1)]
+        self._todo: list[dict[State, Path]] = [{} for _ in range(faults + 1)]
+
+    def run(self) -> Explored:
+        """Go on until no new state is left, or the bounds are met."""
+        self._todo[0][self._story.begin(self._machine)] = BEGINNING
+        while any(self._todo) and len(self.explored.found) < self._most_found:
+            self._level()
+            self._count()
+            self._progress(self.explored)
+            if self._most_states is not None and self.explored.states > self._most_states:
+                return self.explored
+            self.explored.depth += any(self._next)
+            self._todo, self._next = self._next, [{} for _ in self._next]
+        self.explored.closed = not self.explored.found and not any(self._todo)
+        return self.explored
+
+    def _count(self) -> None:
+        self.explored.states = sum(map(len, self._walked))
+
+    def _level(self) -> None:
+        for faults, todo in enumerate(self._todo):
+            while todo:
+                state, path = todo.popitem()
+                try:
+                    self._walk(state, path, faults)
+                except _ViolatedError as violated:
+                    self._count()
+                    self._tell(violated, path)
+                    if len(self.explored.found) >= self._most_found:
+                        return
+
+    def _tell(self, violated: _ViolatedError, path: Path) -> None:
+        found = Found(self._story.name, violated.found, tuple(path.branches()), violated.atoms)
+        self.explored.found.append(found)
+        for violation in violated.found:
+            first = (self.explored.depth, self.explored.states)
+            self.explored.killers.setdefault(violation.invariant, first)
+
+    def _known(self, state: State, faults: int) -> bool:
+        return any(state in walked for walked in self._walked[: faults + 1])
+
+    def _walk(self, state: State, path: Path, faults: int) -> None:
+        chain: set[State] = set()
+        atoms = 0
+        self._cut(state, path, 0, faults)
+        while True:
+            if state in chain or atoms > MOST_STEPS:
+                self._cycle(state, atoms)
+                return
+            if self._known(state, faults):
+                return
+            chain.add(state)
+            self._walked[faults].add(state)
+            self._branch(state, path, atoms, faults)
+            way = self._turn(state, atoms)
+            if way is None:
+                return
+            for atom, after in way:
+                atoms += 1
+                self.explored.atoms.add(atom)
+                self._cut(after, path, atoms, faults, atom)
+            state = way[-1][1]
+
+    def _turn(self, state: State, atoms: int) -> list[tuple[Atom, State]] | None:
+        way, found = turn(self._story, self._machine, state, self._orders)
+        if found:
+            raise _ViolatedError(found, atoms)
+        return way
+
+    def _cycle(self, state: State, atoms: int) -> None:
+        """A walk without an end: the duty of a device on which nothing can be healthy, or a defect."""
+        machine = self._machine
+        record = machine.memory_of(state).record
+        if machine.processes[state.process].hold:
+            return  # Nobody ends the hold here; where somebody does, is another walk.
+        if not (self._story.hopeless and record.duty):
+            raise _ViolatedError((Violation("converges", "a cycle, or no end in sight"),), atoms)
+        found = judged_end(self._story, machine, state)
+        if found:
+            raise _ViolatedError(found, atoms)
+
+    def _branch(self, state: State, path: Path, atoms: int, faults: int) -> None:
+        """Every event and every message fault that may come now."""
+        machine = self._machine
+        if not machine.processes[state.process].opened:
+            return
+        for number, event in enumerate(self._story.events):
+            if machine.watches[state.watch].fired & (1 << number):
+                continue
+            for label, (way, found) in event(machine, state):
+                self._leap(self._fired(way, number), found, Path(path, atoms, label), faults)
+        if faults < self._most_faults:
+            for label, (way, found) in talk.faults(machine, state, self._orders):
+                self._leap(way, found, Path(path, atoms, label), faults + 1)
+
+    def _fired(self, way: list[tuple[Atom, State]], number: int) -> list[tuple[Atom, State]]:
+        watches = self._machine.watches
+        fired = []
+        for atom, state in way:
+            watch: Watch = watches[state.watch]
+            number_ = watches.number(watch._replace(fired=watch.fired | 1 << number))
+            fired.append((atom, state._replace(watch=number_)))
+        return fired
+
+    def _leap(
+        self, way: list[tuple[Atom, State]], found: tuple[Violation, ...], path: Path, faults: int
+    ) -> None:
+        if found:
+            raise _ViolatedError(found, path.atoms)
+        for number, (atom, after) in enumerate(way[:-1], 1):
+            self.explored.atoms.add(atom)
+            self._cut(after, path, number, faults, atom)
+        if way:
+            self.explored.atoms.add(way[-1][0])
+            end = way[-1][1]
+            if not self._known(end, faults):
+                self._todo[faults].setdefault(end, path)
+
+    def _cut(self, state: State, path: Path, atoms: int, faults: int, atom: Atom | None = None) -> None:
+        """Everything that a cut here may leave, to be walked at the next depth."""
+        if self._most_cuts is not None and self.explored.depth >= self._most_cuts:
+            return
+        if atom is not None:
+            self.explored.atoms_cut.add(atom)
+        key = (faults, state)
+        if key in self._cut_at:
+            return
+        self._cut_at.add(key)
+        machine, coming = self._machine, self._next[faults]
+        if not self._story.strangers and (found := machine.survives(state)):
+            raise _ViolatedError(found, atoms)
+        left = machine.cut(state)
+        left.append(("the agent is killed", machine.killed(state)))
+        self.explored.cuts += len(left)
+        for label, after in left:
+            if after not in coming and not self._known(after, faults):
+                coming[after] = Path(path, atoms, label)
+
+
+def turn(
+    story: Story, machine: Machine, state: State, orders: talk.Orders
+) -> tuple[list[tuple[Atom, State]] | None, tuple[Violation, ...]]:
+    """The next atoms of a state, None when nothing more happens; and what does not hold now."""
+    if not machine.processes[state.process].opened:
+        if machine.outdated(state):
+            state = machine.lost(state)
+        return machine.open(state)
+    state, decision = machine.look(state)
+    found = machine.violations(state, decision, everything=not story.strangers)
+    if found:
+        return None, found
+    if isinstance(decision.step, Wait):
+        said = talk.exchange(machine, state, orders)
+        if said is not None:
+            return said
+    if decision.resting:
+        return None, judged(story, machine, state)
+    return machine.go(state, decision)
+
+
+def judged(story: Story, machine: Machine, state: State) -> tuple[Violation, ...]:
+    """What does not hold at rest."""
+    world = machine.world(state)
+    record = machine.memory_of(state).record
+    found = () if story.hopeless else tuple(invariants.converged(record, world))
+    return found + judged_end(story, machine, state)
+
+
+def judged_end(story: Story, machine: Machine, state: State) -> tuple[Violation, ...]:
+    """Whether a story may end so."""
+    service, memory = machine.services[state.service], machine.memory_of(state)
+    ends: Ends = {j.id: (j.outcome or j.status, j.reason) for j in service.jobs}
+    runs = tuple(c.image.version for c in machine.engines[state.engine].containers if c.running)
+    found: list[Violation] = []
+    if any(not j.status.terminal for j in service.jobs):
+        found.append(Violation("expected_outcome", f"not ended: {ends}"))
+    elif not story.allows(ends, () if story.hopeless else runs) and not excused(story, machine, state, ends):
+        found.append(Violation("expected_outcome", f"{ends} and {runs} run"))
+    for report in memory.finished:
+        job = service.job(report.job_id)
+        told = job is not None and job.generation == report.generation and job.epoch == memory.record.epoch
+        lost = (
+            job is not None and job.reason is Reason.JOURNAL_CORRUPT
+        )  # The service's word: nobody else could end it.
+        if job is not None and told and job.late_outcome is None and not lost:
+            found += invariants.agrees(job, report.outcome, report.reason)
+    return tuple(found)
+
+
+def excused(story: Story, machine: Machine, state: State, ends: Ends) -> bool:
+    """Whether more cuts than a trial has to live through explain such an end."""
+    watch = machine.watches[state.watch]
+    worn = watch.cuts > machine.limits.boots
+    last: Iterator[tuple[Outcome | object, Reason | None]] = iter(ends.values())
+    for outcome, reason in last:
+        if worn and (outcome, reason) == (Outcome.ROLLED_BACK, Reason.TOO_MANY_BOOTS):
+            return True
+        if worn and story.first and (outcome, reason) == (Outcome.FAILED, Reason.TOO_MANY_BOOTS):
+            return True
+        if Boot.FLAKY in story.boots and (outcome, reason) == (Outcome.FAILED, Reason.ENGINE_ERROR):
+            return machine.limits.pull_attempts_many < 3
+    return False

@@ -1,0 +1,443 @@
+"""The machine: one device, its updater and its service, as states that are a few numbers each.
+
+It drives the same `decide`, `advance` and `receive` as the edge agent, one atom after the other. What a step does
+depends on a part of the state only, so each part is worked out once and looked up afterwards: that is what lets a
+hundred thousand states a second be judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from reference.core import delivery, invariants
+from reference.core.adopt import adopted, outdated
+from reference.core.delivery import Memory
+from reference.core.invariants import Violation
+from reference.core.job import Report
+from reference.core.limits import Limits
+from reference.core.model import Failure, ImageState, Phase, SnapshotState, World
+from reference.core.record import UpdateRecord
+from reference.core.steps import Act, Journal, Start, Step, Wait
+from reference.core.update import decide
+from reference.world import engine as engines
+from reference.world import process as processes
+from reference.world import rules
+from reference.world.atoms import Atom
+from reference.world.engine import Engine, RefusedError, Setting
+from reference.world.nouns import HEALTH, LIMITS
+from reference.world.process import Process
+from reference.world.service import Service
+from reference.world.tables import Table
+
+BOOTS = ("boot-a", "boot-b")
+EPOCHS = ("epoch-1", "epoch-2", "epoch-3")
+
+
+class State(NamedTuple):
+    """Numbers into the machine's tables. Two states with the same numbers have the same future."""
+
+    journal: int
+    """All values that the journal may have after a cut, the one that is read now last."""
+    engine: int
+    process: int
+    boot: int
+    """Which of two names this boot has."""
+    service: int
+    watch: int
+
+
+class Watch(NamedTuple):
+    """What a judge remembers, and which events have happened."""
+
+    switched: tuple[int, ...] = ()
+    """Generations whose switch became durable."""
+    fired: int = 0
+    """Events of the story that happened, one bit each."""
+    cuts: int = 0
+    """Boots since the present trial began, counted up to one more than it may live through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What `decide` wants in a state, what is wrong with that, and whether nothing more happens by itself."""
+
+    step: Step
+    number: int
+    found: tuple[Violation, ...]
+    resting: bool
+    trial: bool
+    """It starts what was never trusted."""
+
+
+Way = list[tuple[Atom, State]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The functions that are driven: production's, or a mutant's."""
+
+    decide: Callable[[UpdateRecord, World, int | None, Limits], Step] = decide
+    advance: Callable[[Memory, UpdateRecord], Memory] = delivery.advance
+    receive: Callable[..., tuple[Memory, delivery.Verdict]] = delivery.receive
+    receive_cancel: Callable[[Memory, str, int], Memory] = delivery.receive_cancel
+    receive_birth_answer: Callable[[Memory, str | None, str, str, int], Memory] = (
+        delivery.receive_birth_answer
+    )
+    receive_acknowledgement: Callable[[Memory, str, str, int], Memory] = delivery.receive_acknowledgement
+    opens_synced: bool = True
+    """The journal is synced when it is opened, before it is believed."""
+    journal_synced: bool = True
+    """A transaction is synced before anything depends on it."""
+
+
+class Machine:
+    """All that is known of one story's world. States are only good for the machine that made them."""
+
+    def __init__(self, setting: Setting, limits: Limits = LIMITS, rules_: Rules | None = None) -> None:
+        self.setting, self.limits, self.rules = setting, limits, rules_ or Rules()
+        self.journals: Table[tuple[int, ...]] = Table()
+        self.memories: Table[Memory] = Table()
+        self.engines: Table[Engine] = Table()
+        self.processes: Table[Process] = Table()
+        self.services: Table[Service] = Table()
+        self.watches: Table[Watch] = Table()
+        self.steps: Table[Step] = Table()
+        self._records: Table[UpdateRecord] = Table()
+        self._views: Table[tuple[object, ...]] = Table()
+        self._record_of: list[int] = []
+        self._view_of: list[int] = []
+        self._settled: list[bool] = []
+        self._decisions: dict[tuple[int, int, int, int], Decision] = {}
+        self._acts: dict[tuple[int, int], tuple[tuple[tuple[Atom, int], ...], Failure | None]] = {}
+        self._acted: dict[tuple[int, int, Failure | None, int], int] = {}
+        self._journaled: dict[tuple[int, int, int], int] = {}
+        self._advanced: dict[tuple[int, int], int] = {}
+        self._looked: dict[tuple[int, int, int], int] = {}
+        self._waited: dict[tuple[int, int, int, int, int], tuple[int, int]] = {}
+        self._boots: dict[int, tuple[tuple[str, int], ...]] = {}
+        self._unwatched: dict[int, int] = {}
+        self._final: dict[tuple[int, int], tuple[Violation, ...]] = {}
+        self._survives: dict[tuple[int, int], tuple[Violation, ...]] = {}
+        self._ahead: list[tuple[Violation, ...]] = []
+
+    # ---- numbers for values
+
+    def memory(self, memory: Memory) -> int:
+        """The number of a memory. Only the order of its reports counts, and whether there was an outage."""
+        number = self.memories.number(_ranked(memory))
+        if number == len(self._record_of):
+            known = self.memories[number]
+            self._record_of.append(self._records.number(known.record))
+            self._ahead.append(tuple(invariants.status_not_ahead(known)))
+        return number
+
+    def engine(self, engine: Engine) -> int:
+        """The number of an engine."""
+        number = self.engines.number(engine)
+        if number == len(self._view_of):
+            view = (engine.containers, tuple(engine.images.items()), engine.disk.volumes[-1].snapshots)
+            self._view_of.append(self._views.number(view))
+            self._settled.append(engine.disk.settled)
+        return number
+
+    def service(self, service: Service) -> int:
+        """The number of a service. What it is told next is always newer."""
+        client = replace(service.client, sequence=-1)
+        jobs = tuple(replace(j, sequence=-1) for j in service.jobs)
+        return self.services.number(service._replace(client=client, jobs=jobs))
+
+    def begin(self, memory: Memory, engine: Engine, process: Process, service: Service) -> State:
+        """A state that is synced throughout."""
+        journal = self.journals.number((self.memory(memory),))
+        return State(
+            journal, self.engine(engine), self.processes.number(process), 0, self.service(service),
+            self.watches.number(Watch()),
+        )  # fmt: skip
+
+    def read(self, state: State) -> int:
+        """The number of the memory that is read now."""
+        return self.journals[state.journal][-1]
+
+    def memory_of(self, state: State) -> Memory:
+        """The memory that is read now."""
+        return self.memories[self.read(state)]
+
+    # ---- a turn of the updater's loop
+
+    def look(self, state: State) -> tuple[State, Decision]:
+        """Observe and decide."""
+        record = self._record_of[self.read(state)]
+        view = self._view_of[state.engine]
+        key = (record, view, state.process)
+        process = self._looked.get(key)
+        if process is None:
+            process = self._looked[key] = self._look(record, state)
+        if process != state.process:
+            state = state._replace(process=process)
+        asked = (record, view, process, state.boot)
+        decision = self._decisions.get(asked)
+        if decision is None:
+            decision = self._decisions[asked] = self._decide(state)
+        return state, decision
+
+    def _look(self, record: int, state: State) -> int:
+        known = self._records[record]
+        process = processes.settled(self.processes[state.process], known, self.world(state))
+        return self.processes.number(process)
+
+    def world(self, state: State) -> World:
+        """The world as `decide` sees it."""
+        engine, process = self.engines[state.engine], self.processes[state.process]
+        record = self._records[self._record_of[self.read(state)]]
+        job = record.job.job_id if record.job is not None else ""
+        return World(
+            boot_id=BOOTS[state.boot],
+            containers=engine.containers,
+            images=engine.images,
+            dirty=process.dirty,
+            error=process.error,
+            failures=process.failures,
+            since_failure_ms=process.since_failure_ms,
+            restores=process.restores,
+            since_restore_ms=process.since_restore_ms,
+            engine_restarted=process.restarted_for == job,
+            jitter_permille=1000,
+            outage_ms=None if process.down is None else int(process.down),
+            hold=process.hold,
+            locked_ms=process.locked_ms if process.lock else None,
+            snapshots={g: kind for g, kind, _ in engine.disk.volumes[-1].snapshots},
+            survived_ms=process.survived_ms,
+        )
+
+    def _decide(self, state: State) -> Decision:
+        memory, world = self.memory_of(state), self.world(state)
+        step = self.rules.decide(memory.record, world, 0, self.limits)
+        found = tuple(invariants.every_step(memory, step, world, self.limits))
+        trial = isinstance(step, Start) and not step.trusted
+        return Decision(step, self.steps.number(step), found, resting(memory.record, step, world), trial)
+
+    def violations(
+        self, state: State, decision: Decision, *, everything: bool = True
+    ) -> tuple[Violation, ...]:
+        """All that does not hold in a state, whatever comes next; not `everything`: but what strangers can break."""
+        memory = self.read(state)
+        found = decision.found + self._ahead[memory]
+        if not self._settled[state.engine] and not self.processes[state.process].dirty:
+            found += tuple(rules.clean_is_settled(False, self.engines[state.engine].disk))
+        return found + self.survives(state) if everything else found
+
+    def survives(self, state: State) -> tuple[Violation, ...]:
+        """Image and container safety, over every value that a stored thing may have."""
+        key = (state.journal, state.engine)
+        found = self._survives.get(key)
+        if found is None:
+            records = [self.memories[m].record for m in self.journals[state.journal]]
+            found = tuple(rules.trusted_survives(records, self.engines[state.engine].disk))
+            self._survives[key] = found
+        return found
+
+    def go(self, state: State, decision: Decision) -> tuple[Way, tuple[Violation, ...]]:
+        """The atoms of the step, each with the state after it, and what its journal entry breaks."""
+        step = decision.step
+        if isinstance(step, Journal):
+            return self._journal(state, step.record)
+        if isinstance(step, Wait):
+            return [(Atom.WAIT_PASS, self.wait(state, step.for_ms))], ()
+        return self._act(state, decision.number, step), ()
+
+    def _journal(self, state: State, record: UpdateRecord) -> tuple[Way, tuple[Violation, ...]]:
+        before = self.read(state)
+        key = (before, self._records.number(record))
+        after = self._advanced.get(key)
+        if after is None:
+            after = self._advanced[key] = self.memory(self.rules.advance(self.memories[before], record))
+        asked = (state.process, self._record_of[before], self._record_of[after])
+        process = self._journaled.get(asked)
+        if process is None:
+            known = processes.journaled(self.processes[state.process], self.memories[before].record, record)
+            process = self._journaled[asked] = self.processes.number(known)
+        return self.write(state, after, process)
+
+    def write(
+        self, state: State, after: int, process: int | None = None
+    ) -> tuple[Way, tuple[Violation, ...]]:
+        """The atoms of a transaction that makes a memory durable."""
+        values = self.journals[state.journal]
+        journal = self.journals.number((*(m for m in values if m != after), after))
+        appended = state._replace(journal=journal)
+        last = journal if not self.rules.journal_synced else self.journals.number((after,))
+        watch, found = self._note(state, after)
+        synced = appended._replace(
+            journal=last, process=state.process if process is None else process, watch=watch
+        )
+        return [(Atom.JOURNAL_APPEND, appended), (Atom.JOURNAL_SYNC, synced)], found
+
+    def _note(self, state: State, after: int) -> tuple[int, tuple[Violation, ...]]:
+        before = self.read(state)
+        found = self._final.get((before, after))
+        if found is None:
+            told = rules.told_is_final(self.memories[before], self.memories[after])
+            rise = invariants.generations_rise(self.memories[before].record, self.memories[after].record)
+            found = self._final[before, after] = (*told, *rise)
+        old, new = self.memories[before].record, self.memories[after].record
+        if new.phase is not Phase.SWITCHING or old.phase is Phase.SWITCHING or new.job is None:
+            return state.watch, found
+        watch = self.watches[state.watch]
+        watch = watch._replace(switched=(*watch.switched, new.job.generation), cuts=0)
+        found += tuple(invariants.one_install_per_generation(watch.switched))
+        return self.watches.number(watch), found
+
+    def _act(self, state: State, number: int, step: Act) -> Way:
+        key = (state.engine, number)
+        done = self._acts.get(key)
+        if done is None:
+            done = self._acts[key] = self._perform(self.engines[state.engine], step)
+        atoms, failure = done
+        way = [(atom, state._replace(engine=engine)) for atom, engine in atoms]
+        record = self._record_of[self.read(state)]
+        asked = (state.process, number, failure, record)
+        process = self._acted.get(asked)
+        if process is None:
+            job = self._records[record].job
+            after = processes.acted(
+                self.processes[state.process],
+                step,
+                failure,
+                job.job_id if job is not None else "",
+                self.limits,
+            )
+            process = self._acted[asked] = self.processes.number(after)
+        last_atom, last = way[-1] if way else (engines.first(step), state)
+        ended = (last_atom, last._replace(process=process))
+        return [*way[:-1], ended]
+
+    def _perform(self, engine: Engine, step: Act) -> tuple[tuple[tuple[Atom, int], ...], Failure | None]:
+        atoms, failure = [], None
+        try:
+            for atom, after in engines.perform(self.setting, engine, step):
+                atoms.append((atom, self.engine(after)))
+        except RefusedError as refused:
+            failure = refused.failure
+        return tuple(atoms), failure
+
+    def wait(self, state: State, ms: int) -> State:
+        """The state after so much time."""
+        record = self._record_of[self.read(state)]
+        key = (state.engine, state.process, state.boot, record, ms)
+        found = self._waited.get(key)
+        if found is None:
+            before = self.world(state)
+            engine = engines.advance(self.setting, self.engines[state.engine], ms)
+            revived, engine = engine.revived, engine._replace(revived=0)
+            after = state._replace(engine=self.engine(engine))
+            process = processes.waited(
+                self.processes[state.process], self._records[record], before, self.world(after), ms,
+                self.limits, revived,
+            )  # fmt: skip
+            found = self._waited[key] = (after.engine, self.processes.number(process))
+        return state._replace(engine=found[0], process=found[1])
+
+    # ---- what a cut leaves
+
+    def open(self, state: State) -> tuple[Way, tuple[Violation, ...]]:
+        """A process begins: the journal is read, and synced before it is believed."""
+        process = self.processes[state.process]._replace(opened=True)
+        read = self.read(state)
+        journal = self.journals.number((read,)) if self.rules.opens_synced else state.journal
+        watch = self._cut_watch(state, read, cut=False)
+        after = state._replace(journal=journal, process=self.processes.number(process), watch=watch)
+        return [(Atom.OPEN_READ, state), (Atom.OPEN_SYNC, after)], ()
+
+    def reread(self, state: State) -> State:
+        """The journal is read again after a write that failed, and synced before it is believed."""
+        journal = self.journals.number((self.read(state),)) if self.rules.opens_synced else state.journal
+        return state._replace(journal=journal)
+
+    def killed(self, state: State) -> State:
+        """The updater's process ends, and nothing else."""
+        engine = self._unwatched.get(state.engine)
+        if engine is None:
+            engine = self.engine(engines.unwatched(self.engines[state.engine]))
+            self._unwatched[state.engine] = engine
+        process = processes.fresh(self.processes[state.process], boot=False)
+        return state._replace(engine=engine, process=self.processes.number(process))
+
+    def cut(self, state: State) -> list[tuple[str, State]]:
+        """Every state that the device may boot into after a power cut now, by name."""
+        process = self.processes.number(processes.fresh(self.processes[state.process], boot=True))
+        found = []
+        for number, memory in enumerate(self.journals[state.journal]):
+            boot_id = self.memories[memory].record.boot_id
+            boot = 1 if boot_id == BOOTS[0] else 0
+            journal, watch = self.journals.number((memory,)), self._cut_watch(state, memory)
+            for name, engine in self._booted(state.engine):
+                after = State(journal, engine, process, boot, state.service, watch)
+                found.append((f"journal {number}, {name}", after))
+        return found
+
+    def _booted(self, engine: int) -> tuple[tuple[str, int], ...]:
+        found = self._boots.get(engine)
+        if found is None:
+            came = engines.boots(self.setting, self.engines[engine])
+            first: dict[int, str] = {}
+            for name, after in came:
+                first.setdefault(self.engine(after), name)
+            found = self._boots[engine] = tuple((name, number) for number, name in first.items())
+        return found
+
+    def _cut_watch(self, state: State, memory: int, *, cut: bool = True) -> int:
+        """A switch whose transaction reached the disk though nobody had heard of it is one, too."""
+        watch, record = self.watches[state.watch], self.memories[memory].record
+        on_trial = record.phase in (Phase.SWITCHING, Phase.VERIFYING)
+        if on_trial and record.job is not None and record.job.generation not in watch.switched:
+            watch = watch._replace(switched=(*watch.switched, record.job.generation), cuts=0)
+        if on_trial and cut:
+            watch = watch._replace(cuts=min(watch.cuts + 1, self.limits.boots + 1))
+        return self.watches.number(watch)
+
+    def lost(self, state: State) -> State:
+        """The journal cannot be believed: it is set aside and made anew from what is seen, by a new process."""
+        state = self.killed(state)
+        known = {self.memory_of(state).record.epoch, self.services[state.service].client.epoch or ""}
+        epoch = next(e for e in EPOCHS if e not in known)
+        record = adopted(self.world(state), epoch, HEALTH)
+        journal = self.journals.number((self.memory(Memory(record)),))
+        # What was installed before is not remembered: a command whose answer went with the journal may come again.
+        watch = self.watches.number(self.watches[state.watch]._replace(switched=()))
+        return state._replace(journal=journal, watch=watch)
+
+    def outdated(self, state: State) -> bool:
+        """Whether the journal is older than what was done here, which sets it aside at the start."""
+        return outdated(self.memory_of(state).record, self.world(state))
+
+
+def resting(record: UpdateRecord, step: Step, world: World) -> bool:
+    """Whether nothing more will happen by itself."""
+    if record.phase is not Phase.IDLE or record.queued is not None or not isinstance(step, Wait):
+        return False
+    previous = record.previous.image.digest if record.previous is not None else ""
+    if record.probation_left_ms > 0 and world.images.get(previous) is ImageState.PRESENT:
+        return record.current is None
+    if any(state is SnapshotState.TAKEN for state in world.snapshots.values()) and record.duty:
+        return False
+    current = world.find(record.current)
+    return record.current is None or (current is not None and current.stable(record.current.health))
+
+
+def _ranked(memory: Memory) -> Memory:
+    """The same memory with the lowest sequences that keep its reports in order, and outages of any length as one."""
+    numbers = sorted({r.sequence for r in (*memory.outbox, *memory.finished)})
+    rank = {sequence: n for n, sequence in enumerate(numbers, 1)}
+
+    def ranked(r: Report) -> Report:
+        return replace(r, sequence=rank[r.sequence], downtime_ms=r.downtime_ms and 1)
+
+    record = memory.record
+    if record.downtime_ms:
+        record = replace(record, downtime_ms=1)
+    return Memory(
+        record, len(numbers), tuple(map(ranked, memory.outbox)), tuple(map(ranked, memory.finished)),
+        memory.early_cancel,
+    )  # fmt: skip

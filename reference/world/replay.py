@@ -1,0 +1,103 @@
+"""A way through a story played again: the same cuts and events at the same atoms, one line each, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from reference.core.errors import InputError
+from reference.core.invariants import Violation
+from reference.core.steps import Journal, Step, Wait
+from reference.world import talk
+from reference.world.atoms import Atom
+from reference.world.explore import turn
+from reference.world.machine import Machine, State
+from reference.world.story import Story
+from reference.world.talk import Turn
+
+Branches = Sequence[tuple[int, str]]
+
+
+class Replay:
+    """Plays a story with `branches`: after how many atoms of the walk before, and what happens then.
+
+    `lines` says what was done, `found` what did not hold at the end.
+    """
+
+    def __init__(self, story: Story, machine: Machine, branches: Branches, most_atoms: int = 2000) -> None:
+        self._story, self._machine, self._branches = story, machine, list(branches)
+        self._most = most_atoms
+        self.lines: list[str] = []
+        self.found: tuple[Violation, ...] = ()
+
+    def run(self) -> tuple[Violation, ...]:
+        """Play it to its end. Raises InputError when some branch does not exist in this story."""
+        state = self._story.begin(self._machine)
+        for atoms, label in self._branches:
+            state = self._leap(self._on(state, atoms), label)
+        seen: set[State] = set()
+        for _ in range(self._most):
+            if state in seen:
+                self.lines.append("(the same state again)")
+                return self.found
+            seen.add(state)
+            way = self._turn(state)
+            if way is None:
+                return self.found
+            state = way[-1][1]
+        return self.found
+
+    def _on(self, state: State, atoms: int) -> State:
+        done = 0
+        while done < atoms:
+            way = self._turn(state)
+            if way is None:
+                raise InputError(f"the walk ends after {done} atoms, not {atoms}", where=self._story.name)
+            for _, after in way:
+                done += 1
+                state = after
+                if done == atoms:
+                    break
+        return state
+
+    def _leap(self, state: State, label: str) -> State:
+        for known, (way, found) in self._ways(state):
+            if known == label:
+                self.lines.append(f"-- {label}")
+                self.found += found
+                return way[-1][1] if way else state
+        known = ", ".join(repr(k) for k, _ in self._ways(state))
+        raise InputError(f"there is no {label!r} here, only {known}", where=self._story.name)
+
+    def _ways(self, state: State) -> Iterator[tuple[str, Turn]]:
+        machine = self._machine
+        for label, after in [*machine.cut(state), ("the agent is killed", machine.killed(state))]:
+            yield label, ([(Atom.OPEN_READ, after)], ())
+        if not machine.processes[state.process].opened:
+            return
+        yield from talk.faults(machine, state, self._story.commands)
+        for event in self._story.events:
+            yield from event(machine, state)
+
+    def _turn(self, state: State) -> list[tuple[Atom, State]] | None:
+        machine = self._machine
+        way, found = turn(self._story, machine, state, self._story.commands)
+        self.found += found
+        if machine.processes[state.process].opened:
+            state, decision = machine.look(state)
+            record = machine.memory_of(state).record
+            said = "" if not way or not way[0][0].startswith("message") else "  (a message)"
+            self.lines.append(f"{record.phase}: {brief(decision.step)}{said}")
+        else:
+            self.lines.append("open the journal")
+        return way or None
+
+
+def brief(step: Step) -> str:
+    """A step in a few words."""
+    if isinstance(step, Journal):
+        r = step.record
+        why = f" {r.outcome or ''} {r.reason or ''}".rstrip()
+        return f"Journal {r.phase}{why} attempts={r.attempts} boots={r.boots}"
+    if isinstance(step, Wait):
+        return f"Wait {step.for_ms} ms: {step.why}"
+    return repr(step).replace("container_id=", "")
