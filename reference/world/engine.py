@@ -46,6 +46,8 @@ from reference.world.disk import (
 )
 from reference.world.nouns import GOOD, HEALTH, Behaviour
 
+FOR_GOOD = 9
+"""What is to fail so often fails whenever it is tried."""
 CAP_MS = 350
 """Ages of one process life above this decide nothing any more, and are not told apart."""
 
@@ -121,7 +123,8 @@ def perform(setting: Setting, engine: Engine, step: Act) -> Way:
     for kind, left, reason in engine.acts:
         if kind == type(step).__name__ and left > 0:
             others = tuple(a for a in engine.acts if a[0] != kind)
-            rest = ((kind, left - 1, reason),) if left > 1 else ()
+            later = left if left >= FOR_GOOD else left - 1
+            rest = ((kind, later, reason),) if later else ()
             yield first(step), engine._replace(acts=(*others, *rest))
             raise RefusedError(reason, f"no {kind} today")
     yield from _way(setting, engine, step)
@@ -186,8 +189,9 @@ def _pull(engine: Engine, wanted: Image) -> Way:
         raise RefusedError(Reason.ENGINE_ERROR, "the first pull after a cut failed")
     coming = dict(engine.pulls)
     if reasons := coming.pop(wanted.digest, ()):
-        if reasons[1:]:
-            coming[wanted.digest] = reasons[1:]
+        left = reasons if len(reasons) >= FOR_GOOD else reasons[1:]
+        if left:
+            coming[wanted.digest] = left
         yield Atom.PULL_MANIFEST, engine._replace(pulls=tuple(sorted(coming.items())))
         raise RefusedError(reasons[0], f"no pull of {wanted.version}")
     state = engine.images.get(wanted.digest)

@@ -6,7 +6,7 @@ so that what is found can be played again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from reference.core.model import Outcome
 from reference.core.steps import Wait
 from reference.world import talk
 from reference.world.atoms import Atom
+from reference.world.cycles import Edges
 from reference.world.engine import Boot
 from reference.world.machine import Machine, State, Watch
 from reference.world.story import Ends, Story
@@ -28,11 +29,15 @@ MOST_FOUND = 5
 
 
 class Path(NamedTuple):
-    """How a walk was come to: from another one, after so many of its atoms, by this branch."""
+    """How a walk was come to: from another one, after so many of its atoms, by this branch.
+
+    The atoms of the branch itself (an event's, a message's) are the first `length` ones of the walk.
+    """
 
     before: Path | None
     atoms: int
     branch: str
+    length: int = 0
 
     def branches(self) -> list[tuple[int, str]]:
         """From the beginning on: after how many atoms of the walk before, and what happened then."""
@@ -76,28 +81,42 @@ class Explored:
 
 
 class _ViolatedError(Exception):
-    def __init__(self, found: tuple[Violation, ...], atoms: int) -> None:
+    def __init__(self, found: tuple[Violation, ...], path: Path, atoms: int) -> None:
         super().__init__(found)
-        self.found, self.atoms = found, atoms
+        self.found, self.path, self.atoms = found, path, atoms
 
 
 class Explorer:
-    """Walks a story with at most `cuts` cuts and `faults` message faults; `cuts` None: with any number."""
+    """Walks a story with at most `cuts` cuts and `faults` message faults; `cuts` None: with any number.
+
+    `most_states` bounds it: what is left then is not `closed`. `edges`, when given, is told of every step and cut of a
+    trial, for `reference.world.cycles`; `ends` of every state in which nothing more happens.
+    """
 
     def __init__(
-        self, story: Story, machine: Machine, *, cuts: int | None = 2, faults: int = 1,
-        most_states: int | None = None, most_found: int = MOST_FOUND,
+        self,
+        story: Story,
+        machine: Machine,
+        *,
+        cuts: int | None = 2,
+        faults: int = 1,
+        most_states: int | None = None,
+        most_found: int = MOST_FOUND,
+        edges: Edges | None = None,
+        ends: Callable[[State], None] = lambda _: None,
         progress: Callable[[Explored], None] = lambda _: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._story, self._machine, self._orders = story, machine, story.commands
         self._most_cuts, self._most_faults, self._most_states = cuts, faults, most_states
-        self._most_found, self._progress = most_found, progress
+        self._most_found, self._edges = most_found, edges
+        self._ends, self._progress = ends, progress
         self.explored = Explored(story.name)
-        # By faults used: states that were walked, and those that were cut.
+        # By faults used: states at which the updater looked, and all states, those between two atoms included.
         self._walked: list[set[State]] = [set() for _ in range(faults + 1)]
-        self._cut_at: set[tuple[int, State]] = set()
+        self._judged: list[set[State]] = [set() for _ in range(faults + 1)]
         self._next: list[dict[State, Path]] = [{} for _ in range(faults + 1)]
         self._todo: list[dict[State, Path]] = [{} for _ in range(faults + 1)]
+        self._fired: dict[tuple[int, int], int] = {}
 
     def run(self) -> Explored:
         """Go on until no new state is left, or the bounds are met."""
@@ -107,14 +126,15 @@ class Explorer:
             self._count()
             self._progress(self.explored)
             if self._most_states is not None and self.explored.states > self._most_states:
-                return self.explored
-            self.explored.depth += any(self._next)
+                break
+            self.explored.depth += any(map(bool, self._next))
             self._todo, self._next = self._next, [{} for _ in self._next]
-        self.explored.closed = not self.explored.found and not any(self._todo)
+        self.explored.closed = self._most_cuts is None and not self.explored.found and not any(self._todo)
+        self.explored.states = len(set().union(*self._judged, *self._walked))
         return self.explored
 
     def _count(self) -> None:
-        self.explored.states = sum(map(len, self._walked))
+        self.explored.states = sum(map(len, self._judged))
 
     def _level(self) -> None:
         for faults, todo in enumerate(self._todo):
@@ -124,59 +144,66 @@ class Explorer:
                     self._walk(state, path, faults)
                 except _ViolatedError as violated:
                     self._count()
-                    self._tell(violated, path)
+                    self._tell(violated)
                     if len(self.explored.found) >= self._most_found:
                         return
 
-    def _tell(self, violated: _ViolatedError, path: Path) -> None:
-        found = Found(self._story.name, violated.found, tuple(path.branches()), violated.atoms)
-        self.explored.found.append(found)
+    def _tell(self, violated: _ViolatedError) -> None:
+        branches = tuple(violated.path.branches())
+        self.explored.found.append(Found(self._story.name, violated.found, branches, violated.atoms))
         for violation in violated.found:
             first = (self.explored.depth, self.explored.states)
             self.explored.killers.setdefault(violation.invariant, first)
 
     def _known(self, state: State, faults: int) -> bool:
-        return any(state in walked for walked in self._walked[: faults + 1])
+        return state in self._walked[0] or (
+            faults > 0 and any(state in w for w in self._walked[1 : faults + 1])
+        )
 
     def _walk(self, state: State, path: Path, faults: int) -> None:
         chain: set[State] = set()
-        atoms = 0
-        self._cut(state, path, 0, faults)
+        atoms = path.length
+        self._reach(state, path, atoms, faults, self._boot(state))
         while True:
             if state in chain or atoms > MOST_STEPS:
-                self._cycle(state, atoms)
+                self._cycle(state, path, atoms)
                 return
             if self._known(state, faults):
                 return
             chain.add(state)
             self._walked[faults].add(state)
             self._branch(state, path, atoms, faults)
-            way = self._turn(state, atoms)
+            way, found = turn(self._story, self._machine, state, self._orders)
+            if found:
+                raise _ViolatedError(found, path, atoms)
             if way is None:
+                self._ends(state)
                 return
+            if self._edges is not None:
+                self._edges.step(self._machine, state, way)
             for atom, after in way:
                 atoms += 1
-                self.explored.atoms.add(atom)
-                self._cut(after, path, atoms, faults, atom)
+                self._reach(after, path, atoms, faults, atom)
             state = way[-1][1]
 
-    def _turn(self, state: State, atoms: int) -> list[tuple[Atom, State]] | None:
-        way, found = turn(self._story, self._machine, state, self._orders)
-        if found:
-            raise _ViolatedError(found, atoms)
-        return way
+    def _boot(self, state: State) -> Atom | None:
+        """What a walk begins with: a boot in which something was revived, or nothing."""
+        machine = self._machine
+        if machine.processes[state.process].opened:
+            return None
+        return Atom.BOOT_REVIVE if any(c.running for c in machine.engines[state.engine].containers) else None
 
-    def _cycle(self, state: State, atoms: int) -> None:
+    def _cycle(self, state: State, path: Path, atoms: int) -> None:
         """A walk without an end: the duty of a device on which nothing can be healthy, or a defect."""
         machine = self._machine
         record = machine.memory_of(state).record
         if machine.processes[state.process].hold:
             return  # Nobody ends the hold here; where somebody does, is another walk.
         if not (self._story.hopeless and record.duty):
-            raise _ViolatedError((Violation("converges", "a cycle, or no end in sight"),), atoms)
+            raise _ViolatedError((Violation("converges", "a cycle, or no end in sight"),), path, atoms)
         found = judged_end(self._story, machine, state)
         if found:
-            raise _ViolatedError(found, atoms)
+            raise _ViolatedError(found, path, atoms)
 
     def _branch(self, state: State, path: Path, atoms: int, faults: int) -> None:
         """Every event and every message fault that may come now."""
@@ -187,50 +214,54 @@ class Explorer:
             if machine.watches[state.watch].fired & (1 << number):
                 continue
             for label, (way, found) in event(machine, state):
-                self._leap(self._fired(way, number), found, Path(path, atoms, label), faults)
+                noted = [(atom, self._noted(after, number)) for atom, after in way]
+                self._leap(noted, found, Path(path, atoms, label, len(way)), faults)
         if faults < self._most_faults:
             for label, (way, found) in talk.faults(machine, state, self._orders):
-                self._leap(way, found, Path(path, atoms, label), faults + 1)
+                self._leap(way, found, Path(path, atoms, label, len(way)), faults + 1)
 
-    def _fired(self, way: list[tuple[Atom, State]], number: int) -> list[tuple[Atom, State]]:
-        watches = self._machine.watches
-        fired = []
-        for atom, state in way:
-            watch: Watch = watches[state.watch]
-            number_ = watches.number(watch._replace(fired=watch.fired | 1 << number))
-            fired.append((atom, state._replace(watch=number_)))
-        return fired
+    def _noted(self, state: State, event: int) -> State:
+        """The state in which this event is remembered to have happened."""
+        key = (state.watch, event)
+        watch = self._fired.get(key)
+        if watch is None:
+            watches = self._machine.watches
+            known: Watch = watches[state.watch]
+            watch = self._fired[key] = watches.number(known._replace(fired=known.fired | 1 << event))
+        return State(state.journal, state.engine, state.process, state.boot, state.service, watch)
 
     def _leap(
         self, way: list[tuple[Atom, State]], found: tuple[Violation, ...], path: Path, faults: int
     ) -> None:
         if found:
-            raise _ViolatedError(found, path.atoms)
-        for number, (atom, after) in enumerate(way[:-1], 1):
-            self.explored.atoms.add(atom)
-            self._cut(after, path, number, faults, atom)
-        if way:
-            self.explored.atoms.add(way[-1][0])
-            end = way[-1][1]
-            if not self._known(end, faults):
-                self._todo[faults].setdefault(end, path)
+            raise _ViolatedError(found, path, 0)
+        for number, (atom, after) in enumerate(way, 1):
+            self._reach(after, path, number, faults, atom)
+        if way and not self._known(way[-1][1], faults):
+            self._todo[faults].setdefault(way[-1][1], path)
 
-    def _cut(self, state: State, path: Path, atoms: int, faults: int, atom: Atom | None = None) -> None:
-        """Everything that a cut here may leave, to be walked at the next depth."""
-        if self._most_cuts is not None and self.explored.depth >= self._most_cuts:
-            return
+    def _reach(self, state: State, path: Path, atoms: int, faults: int, atom: Atom | None) -> None:
+        """A state after an atom: what has to hold in any, and everything that a cut here leaves, for the next depth."""
         if atom is not None:
+            self.explored.atoms.add(atom)
+        bounded = self._most_cuts is not None and self.explored.depth >= self._most_cuts
+        if atom is not None and not bounded:
             self.explored.atoms_cut.add(atom)
-        key = (faults, state)
-        if key in self._cut_at:
+        if state in self._judged[0] or (faults > 0 and state in self._judged[faults]):
             return
-        self._cut_at.add(key)
-        machine, coming = self._machine, self._next[faults]
-        if not self._story.strangers and (found := machine.survives(state)):
-            raise _ViolatedError(found, atoms)
+        self._judged[faults].add(state)
+        machine = self._machine
+        found = machine.holds(state, everything=not self._story.strangers)
+        if found:
+            raise _ViolatedError(found, path, atoms)
+        if bounded:
+            return
+        coming = self._next[faults]
         left = machine.cut(state)
         left.append(("the agent is killed", machine.killed(state)))
         self.explored.cuts += len(left)
+        if self._edges is not None:
+            self._edges.cut(machine, state, left)
         for label, after in left:
             if after not in coming and not self._known(after, faults):
                 coming[after] = Path(path, atoms, label)
@@ -245,7 +276,7 @@ def turn(
             state = machine.lost(state)
         return machine.open(state)
     state, decision = machine.look(state)
-    found = machine.violations(state, decision, everything=not story.strangers)
+    found = machine.violations(state, decision)
     if found:
         return None, found
     if isinstance(decision.step, Wait):
@@ -273,7 +304,7 @@ def judged_end(story: Story, machine: Machine, state: State) -> tuple[Violation,
     found: list[Violation] = []
     if any(not j.status.terminal for j in service.jobs):
         found.append(Violation("expected_outcome", f"not ended: {ends}"))
-    elif not story.allows(ends, () if story.hopeless else runs) and not excused(story, machine, state, ends):
+    elif not story.allows(ends, () if story.hopeless else runs, excused(story, machine, state)):
         found.append(Violation("expected_outcome", f"{ends} and {runs} run"))
     for report in memory.finished:
         job = service.job(report.job_id)
@@ -286,16 +317,18 @@ def judged_end(story: Story, machine: Machine, state: State) -> tuple[Violation,
     return tuple(found)
 
 
-def excused(story: Story, machine: Machine, state: State, ends: Ends) -> bool:
-    """Whether more cuts than a trial has to live through explain such an end."""
-    watch = machine.watches[state.watch]
-    worn = watch.cuts > machine.limits.boots
-    last: Iterator[tuple[Outcome | object, Reason | None]] = iter(ends.values())
-    for outcome, reason in last:
-        if worn and (outcome, reason) == (Outcome.ROLLED_BACK, Reason.TOO_MANY_BOOTS):
-            return True
-        if worn and story.first and (outcome, reason) == (Outcome.FAILED, Reason.TOO_MANY_BOOTS):
-            return True
-        if Boot.FLAKY in story.boots and (outcome, reason) == (Outcome.FAILED, Reason.ENGINE_ERROR):
-            return machine.limits.pull_attempts_many < 3
-    return False
+def excused(story: Story, machine: Machine, state: State) -> set[str]:
+    """Jobs whose end more cuts than a trial, or a pull, has to live through explain."""
+    worn = machine.watches[state.watch].worn
+    found = set()
+    for job in machine.services[state.service].jobs:
+        rolled_back = (job.outcome, job.reason) == (Outcome.ROLLED_BACK, Reason.TOO_MANY_BOOTS)
+        given_up = story.first and (job.outcome, job.reason) == (Outcome.FAILED, Reason.TOO_MANY_BOOTS)
+        not_pulled = (job.outcome, job.reason) == (Outcome.FAILED, Reason.ENGINE_ERROR)
+        if job.generation in worn and (rolled_back or given_up):
+            found.add(job.id)
+        if machine.unbounded and not_pulled and Boot.FLAKY in story.boots:
+            found.add(job.id)
+        if machine.unbounded and machine.memory_of(state).record.reason is Reason.PROBATION_FAILED:
+            found.add(job.id)
+    return found

@@ -57,6 +57,8 @@ class Watch(NamedTuple):
     """Events of the story that happened, one bit each."""
     cuts: int = 0
     """Boots since the present trial began, counted up to one more than it may live through."""
+    worn: tuple[int, ...] = ()
+    """Generations whose trial saw more boots than it may live through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Decision:
 
 
 Way = list[tuple[Atom, State]]
+Said = tuple[int, int | None, tuple[Violation, ...]]
+"""What a message leaves: the service's number, the memory's (None: nothing came back), and what is wrong with that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,9 @@ class Rules:
         delivery.receive_birth_answer
     )
     receive_acknowledgement: Callable[[Memory, str, str, int], Memory] = delivery.receive_acknowledgement
+    fresh: Callable[..., Process] = processes.fresh
+    adopted: Callable[..., UpdateRecord] = adopted
+    outdated: Callable[[UpdateRecord, World], bool] = outdated
     opens_synced: bool = True
     """The journal is synced when it is opened, before it is believed."""
     journal_synced: bool = True
@@ -95,8 +102,17 @@ class Rules:
 class Machine:
     """All that is known of one story's world. States are only good for the machine that made them."""
 
-    def __init__(self, setting: Setting, limits: Limits = LIMITS, rules_: Rules | None = None) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        limits: Limits = LIMITS,
+        rules_: Rules | None = None,
+        *,
+        unbounded: bool = False,
+    ) -> None:
         self.setting, self.limits, self.rules = setting, limits, rules_ or Rules()
+        self.unbounded = unbounded
+        """There may be any number of cuts: more than what a trial, or a pull, has to live through."""
         self.journals: Table[tuple[int, ...]] = Table()
         self.memories: Table[Memory] = Table()
         self.engines: Table[Engine] = Table()
@@ -110,16 +126,20 @@ class Machine:
         self._view_of: list[int] = []
         self._settled: list[bool] = []
         self._decisions: dict[tuple[int, int, int, int], Decision] = {}
-        self._acts: dict[tuple[int, int], tuple[tuple[tuple[Atom, int], ...], Failure | None]] = {}
-        self._acted: dict[tuple[int, int, Failure | None, int], int] = {}
+        self._failures: Table[Failure | None] = Table()
+        self._acts: dict[tuple[int, int], tuple[tuple[tuple[Atom, int], ...], int]] = {}
+        self._acted: dict[tuple[int, int, int, int], int] = {}
         self._journaled: dict[tuple[int, int, int], int] = {}
         self._advanced: dict[tuple[int, int], int] = {}
         self._looked: dict[tuple[int, int, int], int] = {}
         self._waited: dict[tuple[int, int, int, int, int], tuple[int, int]] = {}
         self._boots: dict[int, tuple[tuple[str, int], ...]] = {}
         self._unwatched: dict[int, int] = {}
+        self._next_lives: dict[tuple[int, bool], int] = {}
+        self._said: dict[tuple[object, ...], Said] = {}
+        self._cut_watches: dict[tuple[int, int, bool], int] = {}
         self._final: dict[tuple[int, int], tuple[Violation, ...]] = {}
-        self._survives: dict[tuple[int, int], tuple[Violation, ...]] = {}
+        self._holds: dict[tuple[int, int], tuple[Violation, ...]] = {}
         self._ahead: list[tuple[Violation, ...]] = []
 
     # ---- numbers for values
@@ -164,6 +184,13 @@ class Machine:
         """The memory that is read now."""
         return self.memories[self.read(state)]
 
+    def said(self, key: tuple[object, ...], work: Callable[[], Said]) -> Said:
+        """What a message leaves, worked out once for each `key`."""
+        found = self._said.get(key)
+        if found is None:
+            found = self._said[key] = work()
+        return found
+
     # ---- a turn of the updater's loop
 
     def look(self, state: State) -> tuple[State, Decision]:
@@ -175,7 +202,7 @@ class Machine:
         if process is None:
             process = self._looked[key] = self._look(record, state)
         if process != state.process:
-            state = state._replace(process=process)
+            state = State(state.journal, state.engine, process, state.boot, state.service, state.watch)
         asked = (record, view, process, state.boot)
         decision = self._decisions.get(asked)
         if decision is None:
@@ -218,24 +245,29 @@ class Machine:
         trial = isinstance(step, Start) and not step.trusted
         return Decision(step, self.steps.number(step), found, resting(memory.record, step, world), trial)
 
-    def violations(
-        self, state: State, decision: Decision, *, everything: bool = True
-    ) -> tuple[Violation, ...]:
-        """All that does not hold in a state, whatever comes next; not `everything`: but what strangers can break."""
-        memory = self.read(state)
-        found = decision.found + self._ahead[memory]
+    def violations(self, state: State, decision: Decision) -> tuple[Violation, ...]:
+        """All that does not hold when the updater has looked, whatever comes next."""
+        found = decision.found + self._ahead[self.read(state)]
         if not self._settled[state.engine] and not self.processes[state.process].dirty:
             found += tuple(rules.clean_is_settled(False, self.engines[state.engine].disk))
-        return found + self.survives(state) if everything else found
+        return found
 
-    def survives(self, state: State) -> tuple[Violation, ...]:
-        """Image and container safety, over every value that a stored thing may have."""
+    def holds(self, state: State, *, everything: bool = True) -> tuple[Violation, ...]:
+        """What does not hold in a state, between two atoms too, over every value that a stored thing may have.
+
+        Not `everything`: but what strangers can break.
+        """
         key = (state.journal, state.engine)
-        found = self._survives.get(key)
+        found = self._holds.get(key)
         if found is None:
+            engine = self.engines[state.engine]
             records = [self.memories[m].record for m in self.journals[state.journal]]
-            found = tuple(rules.trusted_survives(records, self.engines[state.engine].disk))
-            self._survives[key] = found
+            found = (
+                *invariants.never_two_active(engine.containers),
+                *invariants.same_configuration(engine.containers),
+                *(rules.trusted_survives(records, engine.disk) if everything else ()),
+            )
+            self._holds[key] = found
         return found
 
     def go(self, state: State, decision: Decision) -> tuple[Way, tuple[Violation, ...]]:
@@ -266,12 +298,11 @@ class Machine:
         """The atoms of a transaction that makes a memory durable."""
         values = self.journals[state.journal]
         journal = self.journals.number((*(m for m in values if m != after), after))
-        appended = state._replace(journal=journal)
+        _, engine, as_before, boot, service, watch = state
+        appended = State(journal, engine, as_before, boot, service, watch)
         last = journal if not self.rules.journal_synced else self.journals.number((after,))
         watch, found = self._note(state, after)
-        synced = appended._replace(
-            journal=last, process=state.process if process is None else process, watch=watch
-        )
+        synced = State(last, engine, as_before if process is None else process, boot, service, watch)
         return [(Atom.JOURNAL_APPEND, appended), (Atom.JOURNAL_SYNC, synced)], found
 
     def _note(self, state: State, after: int) -> tuple[int, tuple[Violation, ...]]:
@@ -295,7 +326,8 @@ class Machine:
         if done is None:
             done = self._acts[key] = self._perform(self.engines[state.engine], step)
         atoms, failure = done
-        way = [(atom, state._replace(engine=engine)) for atom, engine in atoms]
+        journal, _, before, boot, service, watch = state
+        way = [(atom, State(journal, engine, before, boot, service, watch)) for atom, engine in atoms]
         record = self._record_of[self.read(state)]
         asked = (state.process, number, failure, record)
         process = self._acted.get(asked)
@@ -304,7 +336,7 @@ class Machine:
             after = processes.acted(
                 self.processes[state.process],
                 step,
-                failure,
+                self._failures[failure],
                 job.job_id if job is not None else "",
                 self.limits,
             )
@@ -313,14 +345,15 @@ class Machine:
         ended = (last_atom, last._replace(process=process))
         return [*way[:-1], ended]
 
-    def _perform(self, engine: Engine, step: Act) -> tuple[tuple[tuple[Atom, int], ...], Failure | None]:
-        atoms, failure = [], None
+    def _perform(self, engine: Engine, step: Act) -> tuple[tuple[tuple[Atom, int], ...], int]:
+        atoms: list[tuple[Atom, int]] = []
+        failure: Failure | None = None
         try:
             for atom, after in engines.perform(self.setting, engine, step):
                 atoms.append((atom, self.engine(after)))
         except RefusedError as refused:
             failure = refused.failure
-        return tuple(atoms), failure
+        return tuple(atoms), self._failures.number(failure)
 
     def wait(self, state: State, ms: int) -> State:
         """The state after so much time."""
@@ -337,7 +370,7 @@ class Machine:
                 self.limits, revived,
             )  # fmt: skip
             found = self._waited[key] = (after.engine, self.processes.number(process))
-        return state._replace(engine=found[0], process=found[1])
+        return State(state.journal, found[0], found[1], state.boot, state.service, state.watch)
 
     # ---- what a cut leaves
 
@@ -361,12 +394,19 @@ class Machine:
         if engine is None:
             engine = self.engine(engines.unwatched(self.engines[state.engine]))
             self._unwatched[state.engine] = engine
-        process = processes.fresh(self.processes[state.process], boot=False)
-        return state._replace(engine=engine, process=self.processes.number(process))
+        process = self._fresh(state.process, boot=False)
+        return State(state.journal, engine, process, state.boot, state.service, state.watch)
+
+    def _fresh(self, process: int, *, boot: bool) -> int:
+        found = self._next_lives.get((process, boot))
+        if found is None:
+            found = self.processes.number(self.rules.fresh(self.processes[process], boot=boot))
+            self._next_lives[process, boot] = found
+        return found
 
     def cut(self, state: State) -> list[tuple[str, State]]:
         """Every state that the device may boot into after a power cut now, by name."""
-        process = self.processes.number(processes.fresh(self.processes[state.process], boot=True))
+        process = self._fresh(state.process, boot=True)
         found = []
         for number, memory in enumerate(self.journals[state.journal]):
             boot_id = self.memories[memory].record.boot_id
@@ -388,21 +428,31 @@ class Machine:
         return found
 
     def _cut_watch(self, state: State, memory: int, *, cut: bool = True) -> int:
+        key = (state.watch, memory, cut)
+        found = self._cut_watches.get(key)
+        if found is None:
+            after = self._watched(self.watches[state.watch], self.memories[memory].record, cut=cut)
+            found = self._cut_watches[key] = self.watches.number(after)
+        return found
+
+    def _watched(self, watch: Watch, record: UpdateRecord, *, cut: bool) -> Watch:
         """A switch whose transaction reached the disk though nobody had heard of it is one, too."""
-        watch, record = self.watches[state.watch], self.memories[memory].record
-        on_trial = record.phase in (Phase.SWITCHING, Phase.VERIFYING)
-        if on_trial and record.job is not None and record.job.generation not in watch.switched:
+        if record.phase not in (Phase.SWITCHING, Phase.VERIFYING):
+            return watch
+        if record.job is not None and record.job.generation not in watch.switched:
             watch = watch._replace(switched=(*watch.switched, record.job.generation), cuts=0)
-        if on_trial and cut:
-            watch = watch._replace(cuts=min(watch.cuts + 1, self.limits.boots + 1))
-        return self.watches.number(watch)
+        if not cut or record.job is None:
+            return watch
+        cuts, generation = min(watch.cuts + 1, self.limits.boots + 1), record.job.generation
+        worn = cuts > self.limits.boots and generation not in watch.worn
+        return watch._replace(cuts=cuts, worn=(*watch.worn, generation) if worn else watch.worn)
 
     def lost(self, state: State) -> State:
         """The journal cannot be believed: it is set aside and made anew from what is seen, by a new process."""
         state = self.killed(state)
         known = {self.memory_of(state).record.epoch, self.services[state.service].client.epoch or ""}
         epoch = next(e for e in EPOCHS if e not in known)
-        record = adopted(self.world(state), epoch, HEALTH)
+        record = self.rules.adopted(self.world(state), epoch, HEALTH)
         journal = self.journals.number((self.memory(Memory(record)),))
         # What was installed before is not remembered: a command whose answer went with the journal may come again.
         watch = self.watches.number(self.watches[state.watch]._replace(switched=()))
@@ -410,7 +460,7 @@ class Machine:
 
     def outdated(self, state: State) -> bool:
         """Whether the journal is older than what was done here, which sets it aside at the start."""
-        return outdated(self.memory_of(state).record, self.world(state))
+        return self.rules.outdated(self.memory_of(state).record, self.world(state))
 
 
 def resting(record: UpdateRecord, step: Step, world: World) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reference.core.limits import Limits
 from reference.core.model import Command, Health, Image, Installed, Policy
@@ -26,6 +26,8 @@ LIMITS = Limits(
     lock_wait_ms=300,
 )
 """Small bounds, so that every one of them is met in a few steps."""
+CLOSING = replace(LIMITS, boots=1)
+"""For any number of cuts: one boot is all that a trial lives through, so that the last new state comes soon."""
 FAR = 10**15
 
 

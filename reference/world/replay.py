@@ -8,9 +8,8 @@ from reference.core.errors import InputError
 from reference.core.invariants import Violation
 from reference.core.steps import Journal, Step, Wait
 from reference.world import talk
-from reference.world.atoms import Atom
 from reference.world.explore import turn
-from reference.world.machine import Machine, State
+from reference.world.machine import Machine, State, Way
 from reference.world.story import Story
 from reference.world.talk import Turn
 
@@ -32,53 +31,54 @@ class Replay:
     def run(self) -> tuple[Violation, ...]:
         """Play it to its end. Raises InputError when some branch does not exist in this story."""
         state = self._story.begin(self._machine)
+        begun: Way = []
         for atoms, label in self._branches:
-            state = self._leap(self._on(state, atoms), label)
+            state, begun = self._leap(self._on(state, begun, atoms), label)
+        state = begun[-1][1] if begun else state
         seen: set[State] = set()
-        for _ in range(self._most):
-            if state in seen:
-                self.lines.append("(the same state again)")
-                return self.found
+        while state not in seen and len(seen) < self._most:
             seen.add(state)
             way = self._turn(state)
             if way is None:
                 return self.found
             state = way[-1][1]
+        self.lines.append("(and so on)")
         return self.found
 
-    def _on(self, state: State, atoms: int) -> State:
-        done = 0
-        while done < atoms:
-            way = self._turn(state)
-            if way is None:
-                raise InputError(f"the walk ends after {done} atoms, not {atoms}", where=self._story.name)
-            for _, after in way:
-                done += 1
-                state = after
-                if done == atoms:
-                    break
-        return state
+    def _on(self, state: State, way: Way, atoms: int) -> State:
+        """The state after so many atoms of a walk that begins with `way`."""
+        left = atoms
+        while left > len(way):
+            left -= len(way)
+            state = way[-1][1] if way else state
+            further = self._turn(state)
+            if further is None:
+                raise InputError(f"the walk ends {left} atoms before {atoms}", where=self._story.name)
+            way = further
+        return way[left - 1][1] if left else state
 
-    def _leap(self, state: State, label: str) -> State:
+    def _leap(self, state: State, label: str) -> tuple[State, Way]:
+        """Where the next walk begins, and the atoms that it begins with: a cut has none."""
+        cuts = dict([*self._machine.cut(state), ("the agent is killed", self._machine.killed(state))])
+        self.lines.append(f"-- {label}")
+        if label in cuts:
+            return cuts[label], []
         for known, (way, found) in self._ways(state):
             if known == label:
-                self.lines.append(f"-- {label}")
                 self.found += found
-                return way[-1][1] if way else state
-        known = ", ".join(repr(k) for k, _ in self._ways(state))
-        raise InputError(f"there is no {label!r} here, only {known}", where=self._story.name)
+                return state, way
+        names = ", ".join(repr(name) for name in [*cuts, *(known for known, _ in self._ways(state))])
+        raise InputError(f"there is no {label!r} here, only {names}", where=self._story.name)
 
     def _ways(self, state: State) -> Iterator[tuple[str, Turn]]:
         machine = self._machine
-        for label, after in [*machine.cut(state), ("the agent is killed", machine.killed(state))]:
-            yield label, ([(Atom.OPEN_READ, after)], ())
         if not machine.processes[state.process].opened:
             return
         yield from talk.faults(machine, state, self._story.commands)
         for event in self._story.events:
             yield from event(machine, state)
 
-    def _turn(self, state: State) -> list[tuple[Atom, State]] | None:
+    def _turn(self, state: State) -> Way | None:
         machine = self._machine
         way, found = turn(self._story, machine, state, self._story.commands)
         self.found += found

@@ -6,7 +6,7 @@ from reference.core.errors import Reason
 from reference.core.job import JobStatus
 from reference.core.model import Outcome, Policy
 from reference.world import events
-from reference.world.engine import Boot
+from reference.world.engine import FOR_GOOD, Boot
 from reference.world.nouns import Behaviour, command
 from reference.world.story import Ending, Ends, Story
 
@@ -32,8 +32,8 @@ def _bad(name: str, about: str, reason: Reason, does: Behaviour) -> Story:
 
 
 def _pull(reason: Reason, times: int, *ends: Ending) -> Story:
-    word = "for good" if times > 3 else f"{times} times"
-    name = f"pull_{reason.value}" + ("" if times > 3 else "_passes")
+    word = "for good" if times == FOR_GOOD else f"{times} times"
+    name = f"pull_{reason.value}" + ("" if times == FOR_GOOD else "_passes")
     return Story(
         name, f"the pull fails {word}: {reason.value}", ends, pulls=(("v2", (reason,) * times),), boots=STEADY
     )
@@ -48,7 +48,6 @@ BAD = (
     _bad("start_refused", "the engine refuses to start it", Reason.START_REFUSED, Behaviour(refused=True)),
 )  # fmt: skip
 
-FOR_GOOD = 9
 PULLS = (
     *(
         _pull(reason, FOR_GOOD, failed(reason))
@@ -180,6 +179,7 @@ OTHERS = (
     Story(
         "image_pruned", "somebody removes the new image before it is used",
         (NEW, failed(Reason.IMAGE_INVALID)), events=(events.prune("v2"),), strangers=True,
+        boots=STEADY,
     ),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from reference.core.model import Command
 from reference.world import rules
 from reference.world import service as services
 from reference.world.atoms import Atom
-from reference.world.machine import Machine, State, Way
+from reference.world.machine import Machine, Said, State, Way
 from reference.world.service import Service
 
 Turn = tuple[Way, tuple[Violation, ...]]
@@ -38,38 +38,58 @@ def exchange(machine: Machine, state: State, orders: Orders) -> Turn | None:
 
 def birth(machine: Machine, state: State) -> Turn:
     """The device announces itself and is answered."""
+    key = ("birth", machine.read(state), state.service)
+    return _turn(machine, state, machine.said(key, lambda: _birth(machine, state)))
+
+
+def _birth(machine: Machine, state: State) -> Said:
     memory, service = machine.memory_of(state), machine.services[state.service]
     record = memory.record
     open_job = record.job.job_id if record.job is not None else None
     after, floor = services.born(service, record.epoch, record.floor, open_job)
-    heard = state._replace(service=machine.service(after))
     found = tuple(rules.service_is_final(service, after))
     if floor is None:
-        return [(Atom.MESSAGE_OUT, heard)], found
+        return machine.service(after), None, found
     known = machine.rules.receive_birth_answer(memory, "nonce", "nonce", record.epoch, floor)
-    way, broken = _stored(machine, heard, machine.memory(known))
-    return [(Atom.MESSAGE_OUT, heard), (Atom.MESSAGE_IN, heard), *way], found + broken
+    return machine.service(after), machine.memory(known), found
 
 
 def status(machine: Machine, state: State, *, acknowledged: bool = True) -> Turn:
     """The device tells all that it has to tell. Not `acknowledged`: what the service answers is lost."""
+    key = ("status", machine.read(state), state.service)
+    service, memory, found = machine.said(key, lambda: _status(machine, state))
+    return _turn(machine, state, (service, memory if acknowledged else None, found))
+
+
+def _status(machine: Machine, state: State) -> Said:
     memory, service = machine.memory_of(state), machine.services[state.service]
     after, told = services.heard(service, memory.outbox, memory.record.epoch)
     found = tuple(rules.service_is_final(service, after))
-    heard = state._replace(service=machine.service(after))
-    if not acknowledged:
-        return [(Atom.MESSAGE_OUT, heard)], found
     for job_id, sequence in told:
         memory = machine.rules.receive_acknowledgement(memory, memory.record.epoch, job_id, sequence)
-    way, broken = _stored(machine, heard, machine.memory(memory))
+    return machine.service(after), machine.memory(memory), found
+
+
+def _turn(machine: Machine, state: State, said: Said) -> Turn:
+    service, memory, found = said
+    heard = State(state.journal, state.engine, state.process, state.boot, service, state.watch)
+    if memory is None:
+        return [(Atom.MESSAGE_OUT, heard)], found
+    way, broken = _stored(machine, heard, memory)
     return [(Atom.MESSAGE_OUT, heard), (Atom.MESSAGE_IN, heard), *way], found + broken
 
 
 def command(machine: Machine, state: State, order: Command) -> Turn:
     """A command arrives, the first time or again."""
-    memory, _ = machine.rules.receive(machine.memory_of(state), order, 0, machine.limits)
-    way, found = _stored(machine, state, machine.memory(memory))
+    key = ("command", machine.read(state), order.job_id, order.generation)
+    _, memory, _ = machine.said(key, lambda: _command(machine, state, order))
+    way, found = _stored(machine, state, memory)
     return [(Atom.MESSAGE_IN, state), *way], found
+
+
+def _command(machine: Machine, state: State, order: Command) -> Said:
+    memory, _ = machine.rules.receive(machine.memory_of(state), order, 0, machine.limits)
+    return state.service, machine.memory(memory), ()
 
 
 def cancel(machine: Machine, state: State, job_id: str, generation: int) -> Turn | None:
@@ -96,8 +116,8 @@ def faults(machine: Machine, state: State, orders: Orders) -> Iterator[tuple[str
     yield "birth, out of turn", birth(machine, state)
 
 
-def _stored(machine: Machine, state: State, memory: int) -> Turn:
-    return ([], ()) if memory == machine.read(state) else machine.write(state, memory)
+def _stored(machine: Machine, state: State, memory: int | None) -> Turn:
+    return ([], ()) if memory is None or memory == machine.read(state) else machine.write(state, memory)
 
 
 def ends(service: Service) -> dict[str, tuple[object, Reason | None]]:

@@ -1,0 +1,1 @@
+"""Proof that the prover works: a table of safeguards taken away, one by one, and of changes that change nothing."""
