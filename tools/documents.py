@@ -14,6 +14,7 @@ from reference.service.app import Parts, create_app
 from reference.service.auth import DevelopmentIssuer, rights_document
 from reference.service.store import Store
 from reference.support.mqtt import MqttLink
+from tools.crash_picture import crash_picture
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -44,6 +45,7 @@ DOCUMENTS: Mapping[str, Callable[[], str]] = {
     "openapi.json": openapi_json,
     "asyncapi.json": asyncapi_json,
     "rights.md": rights_document,
+    "crash-safety.svg": crash_picture,
 }
 
 

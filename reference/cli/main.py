@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reference.cli import clients, jobs, parts
+from reference.cli import clients, crash, jobs, parts
 from reference.cli.api import DEFAULT_DATA, Api
 from reference.cli.options import AsJson, Data, Limit, Token, Url, nothing_before, segment
 from reference.cli.output import BAD_INPUT, show_json, show_list, spoken
@@ -31,6 +31,7 @@ image_app = typer.Typer(help="Make OCI images without an engine.", no_args_is_he
 app.add_typer(clients.app, name="clients")
 app.add_typer(versions_app, name="versions")
 app.add_typer(image_app, name="image")
+app.add_typer(crash.app, name="crash")
 
 
 def _version(wanted: bool) -> None:

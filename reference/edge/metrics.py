@@ -36,6 +36,11 @@ class Metrics:
         self.probations = Counter(
             "blackstart_edge_probations_failed", "Versions that fell back after their commit", registry=made
         )
+        self.fallbacks = Counter(
+            "blackstart_edge_current_failed",
+            "Times that a trusted version could not be brought up, and the one before had its turns",
+            registry=made,
+        )
         self.errors = Counter("blackstart_edge_errors", "Acts that failed, by why", ["reason"], registry=made)
         self.last_error = Gauge(
             "blackstart_edge_last_error_timestamp_seconds", "When an act last failed, and why", ["reason"],
@@ -74,6 +79,8 @@ class Metrics:
         fell_back = new.job is None and new.reason is Reason.PROBATION_FAILED
         if fell_back and (old.current, old.reason) != (new.current, new.reason):
             self.probations.inc()
+        if new.job is None and new.reason is Reason.CURRENT_FAILED is not old.reason:
+            self.fallbacks.inc()
 
     def failed(self, error: BlackstartError) -> None:
         """An act has failed."""

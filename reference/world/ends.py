@@ -41,6 +41,8 @@ class Landing(NamedTuple):
     atom: Atom
     label: str
     """What the cut left, as the explorer names it."""
+    back: Phase
+    """The phase that the journal has then."""
     end: End
 
 
@@ -80,7 +82,8 @@ def landings(story: Story) -> Iterator[Landing]:
         step = "Message" if way[0][0].startswith("message") else type(decision.step).__name__
         for atom, after in way:
             for label, left in [*machine.cut(after), ("the agent is killed", machine.killed(after))]:
-                yield Landing(phase, step, atom, label, _rest(story, machine, left, known))
+                back = machine.memory_of(left).record.phase
+                yield Landing(phase, step, atom, label, back, _rest(story, machine, left, known))
         state = way[-1][1]
         if story.hopeless and machine.memory_of(looked).record.duty:
             return

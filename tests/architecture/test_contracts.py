@@ -17,7 +17,8 @@ import pytest
 from tests.architecture.source import ROOT
 
 PACKAGES = (
-    "core", "protocol", "oci", "pki", "support", "edge", "service", "broker", "registry", "client", "demo", "cli",
+    "core", "protocol", "oci", "pki", "support", "world", "edge", "service", "broker", "registry", "client", "power",
+    "demo", "cli",
 )  # fmt: skip
 MODULES = {"core": ("errors", "model")}
 
@@ -33,7 +34,19 @@ ALLOWED = {
     "client": ("core.errors", "support"),
     "stack": ("core.model", "edge", "service", "broker", "registry", "client"),
     "demo": ("stack", "edge", "core.model"),
-    "cli": ("demo", "stack", "service"),
+    "world": ("core.model",),
+    "power": (
+        "core.model",
+        "world",
+        "protocol",
+        "oci",
+        "pki",
+        "support",
+        "edge",
+        "client",
+        "registry",
+    ),
+    "cli": ("demo", "stack", "service", "power", "world"),
 }
 FORBIDDEN = {
     "core": ("protocol", "oci", "pki", "support", "edge", "service"),
@@ -41,12 +54,14 @@ FORBIDDEN = {
     "oci": ("core.model", "protocol", "pki", "support"),
     "pki": ("core.model", "protocol", "oci", "support"),
     "support": ("core.model", "protocol", "oci", "pki"),
-    "edge": ("service", "broker", "registry", "client", "stack", "cli"),
-    "service": ("edge", "broker", "registry", "client", "stack", "cli"),
+    "edge": ("service", "broker", "registry", "client", "world", "stack", "cli"),
+    "service": ("edge", "broker", "registry", "client", "world", "stack", "cli"),
     "broker": ("core.model", "oci", "edge", "service"),
     "registry": ("core.model", "protocol", "pki", "edge"),
     "client": ("core.model", "protocol", "oci", "pki", "edge"),
-    "stack": ("demo", "cli"),
+    "stack": ("power", "world", "demo", "cli"),
+    "world": ("protocol", "oci", "support", "edge", "service", "power"),
+    "power": ("service", "broker", "stack", "demo", "cli"),
     "demo": ("cli",),
 }
 OUTSIDE = {

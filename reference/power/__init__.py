@@ -1,0 +1,1 @@
+"""Power cuts that are honest: a real device on a disk of its own, which loses what a real disk loses."""
