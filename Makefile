@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help setup demo test lint format verify conformance bench bench-api lock clean
+.PHONY: help setup demo test lint format verify crash conformance bench bench-api bench-crash lock clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,10 +50,22 @@ format: setup ## let the formatter and the safe fixes change files
 docs: setup ## write what in docs/ is made from the code: rights.md, openapi.json, asyncapi.json
 	@$(BIN)/python -m tools.documents
 
-verify: setup ## what is too long for every push: the demo many times over, with other seeds
+verify: setup ## what is too long for every push: the demo with other seeds, any number of cuts, a million seeds
 	@for seed in 1 2 3 4 5; do $(BIN)/blackstart demo --seed $$seed; done
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 tests/core
 	@bash tools/oci-conformance --auth token --version dev
+	@$(BIN)/blackstart crash enumerate
+	@$(BIN)/blackstart crash enumerate --unbounded
+	@$(BIN)/blackstart crash search --seeds 1000000
+	@$(BIN)/blackstart crash mutants
+	@BLACKSTART_THOROUGH=1 $(BIN)/python -m pytest -n 2 tests/agreement
+	@$(BIN)/blackstart crash cut --runtime process --cuts 2000
+
+crash: setup ## every crash point, random orders, the mutants, and 60 real cuts (root): what CI runs
+	@$(BIN)/blackstart crash enumerate
+	@$(BIN)/blackstart crash search --seeds 10000
+	@$(BIN)/blackstart crash mutants
+	@$(BIN)/blackstart crash cut --runtime process --cuts 60
 
 conformance: setup ## OCI's own conformance suite against our registry (needs Go, or fetches one)
 	@bash tools/oci-conformance --auth token
@@ -63,6 +75,9 @@ bench: setup ## measure, against a floor measured in the same run
 
 bench-api: setup ## measure the API, the way to the devices and the registry, against floors in the same run
 	@$(BIN)/python -m tools.bench_api
+
+bench-crash: setup ## measure the explorer, the search and the real cuts, against floors in the same run
+	@$(BIN)/python -m tools.bench_crash
 
 lock: ## pin the dependencies again, with hashes and without addresses
 	@bash tools/lock

@@ -138,7 +138,8 @@ def _ill(container: Container | None, installed: Installed) -> bool:
 def _back(record: UpdateRecord, installed: Installed) -> Journal:
     """The duty is done: whichever is stable is current from now on. That it is another one stays to be told."""
     if installed != record.current:
-        return Journal(replace(record, current=installed, previous=record.current, duty=False))
+        back = replace(record, current=installed, previous=record.current, duty=False)
+        return Journal(replace(back, probation_left_ms=0, boots=0, boot_id=None))
     done = cleared(record) if record.reason is Reason.CURRENT_FAILED else record
     return Journal(replace(done, duty=False))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from reference.core.errors import Reason
 from reference.core.model import Outcome, Phase
 from reference.world.atoms import Atom
-from reference.world.explore import Explorer, turn
+from reference.world.explore import KILLED, Explorer, turn
 from reference.world.machine import Machine, State
 from reference.world.story import Story
 
@@ -81,7 +81,7 @@ def landings(story: Story) -> Iterator[Landing]:
             return
         step = "Message" if way[0][0].startswith("message") else type(decision.step).__name__
         for atom, after in way:
-            for label, left in [*machine.cut(after), ("the agent is killed", machine.killed(after))]:
+            for label, left in [*machine.cut(after), (KILLED, machine.killed(after))]:
                 back = machine.memory_of(left).record.phase
                 yield Landing(phase, step, atom, label, back, _rest(story, machine, left, known))
         state = way[-1][1]

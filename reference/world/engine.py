@@ -13,7 +13,15 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from reference.core.errors import Reason
-from reference.core.model import Container, ContainerState, Failure, HealthState, Image, ImageState
+from reference.core.model import (
+    Container,
+    ContainerState,
+    Failure,
+    HealthState,
+    Image,
+    ImageState,
+    SnapshotState,
+)
 from reference.core.steps import (
     Act,
     Create,
@@ -175,8 +183,17 @@ def _way(setting: Setting, engine: Engine, step: Act) -> Way:
             yield Atom.ENGINE_DOWN, engine
             yield Atom.ENGINE_UP, engine._replace(freed=True, stuck=False)
         case _:
+            if isinstance(step, RestoreSnapshot) and not _copied(engine, step.generation):
+                raise RefusedError(
+                    Reason.ENGINE_ERROR, f"no snapshot of generation {step.generation} was taken"
+                )
             for atom, values in volumes.perform(engine.disk.volumes, step):
                 yield atom, engine._replace(disk=engine.disk._replace(volumes=values))
+
+
+def _copied(engine: Engine, generation: int) -> bool:
+    copies = engine.disk.volumes[-1].snapshots
+    return any(g == generation and state is not SnapshotState.PREPARED for g, state, _ in copies)
 
 
 # ---- images
@@ -236,6 +253,8 @@ def _create(engine: Engine, wanted: Image, generation: int) -> Way:
         raise RefusedError(Reason.IMAGE_INVALID, "no such image")
     if any(c.generation == generation and c.image == wanted for c in engine.containers):
         return
+    if any(c.generation == generation for c in engine.containers):
+        raise RefusedError(Reason.ENGINE_ERROR, f"generation {generation} is there with another image")
     yield Atom.CREATE_WRITE, engine
     taken = {c.id for c in engine.disk.containers}
     names = (f"c{generation}", *(f"c{generation}-{n}" for n in range(2, 9)))

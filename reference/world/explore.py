@@ -49,6 +49,8 @@ class Path(NamedTuple):
         return found[::-1]
 
 
+KILLED = "the agent is killed"
+"""The branch on which nothing else ends: no boot, and nothing is lost."""
 BEGINNING = Path(None, 0, "")
 
 
@@ -129,7 +131,8 @@ class Explorer:
                 break
             self.explored.depth += any(map(bool, self._next))
             self._todo, self._next = self._next, [{} for _ in self._next]
-        self.explored.closed = self._most_cuts is None and not self.explored.found and not any(self._todo)
+        left = any((*self._todo, *self._next))
+        self.explored.closed = self._most_cuts is None and not self.explored.found and not left
         self.explored.states = len(set().union(*self._judged, *self._walked))
         return self.explored
 
@@ -163,7 +166,7 @@ class Explorer:
     def _walk(self, state: State, path: Path, faults: int) -> None:
         chain: set[State] = set()
         atoms = path.length
-        self._reach(state, path, atoms, faults, self._boot(state))
+        self._reach(state, path, atoms, faults, self._boot(state, path))
         while True:
             if state in chain or atoms > MOST_STEPS:
                 self._cycle(state, path, atoms)
@@ -186,22 +189,15 @@ class Explorer:
                 self._reach(after, path, atoms, faults, atom)
             state = way[-1][1]
 
-    def _boot(self, state: State) -> Atom | None:
+    def _boot(self, state: State, path: Path) -> Atom | None:
         """What a walk begins with: a boot in which something was revived, or nothing."""
         machine = self._machine
-        if machine.processes[state.process].opened:
+        if machine.processes[state.process].opened or path.branch == KILLED:
             return None
         return Atom.BOOT_REVIVE if any(c.running for c in machine.engines[state.engine].containers) else None
 
     def _cycle(self, state: State, path: Path, atoms: int) -> None:
-        """A walk without an end: the duty of a device on which nothing can be healthy, or a defect."""
-        machine = self._machine
-        record = machine.memory_of(state).record
-        if machine.processes[state.process].hold:
-            return  # Nobody ends the hold here; where somebody does, is another walk.
-        if not (self._story.hopeless and record.duty):
-            raise _ViolatedError((Violation("converges", "a cycle, or no end in sight"),), path, atoms)
-        found = judged_end(self._story, machine, state)
+        found = endless(self._story, self._machine, state)
         if found:
             raise _ViolatedError(found, path, atoms)
 
@@ -258,7 +254,7 @@ class Explorer:
             return
         coming = self._next[faults]
         left = machine.cut(state)
-        left.append(("the agent is killed", machine.killed(state)))
+        left.append((KILLED, machine.killed(state)))
         self.explored.cuts += len(left)
         if self._edges is not None:
             self._edges.cut(machine, state, left)
@@ -286,6 +282,16 @@ def turn(
     if decision.resting:
         return None, judged(story, machine, state)
     return machine.go(state, decision)
+
+
+def endless(story: Story, machine: Machine, state: State) -> tuple[Violation, ...]:
+    """What is wrong with a walk without an end: nothing in the duty of a device on which nothing can be healthy."""
+    record = machine.memory_of(state).record
+    if machine.processes[state.process].hold:
+        return ()  # Nobody ends the hold here; where somebody does, is another walk.
+    if not (story.hopeless and record.duty):
+        return (Violation("converges", "a cycle, or no end in sight"),)
+    return judged_end(story, machine, state)
 
 
 def judged(story: Story, machine: Machine, state: State) -> tuple[Violation, ...]:

@@ -8,7 +8,7 @@ from reference.core.errors import InputError
 from reference.core.invariants import Violation
 from reference.core.steps import Journal, Step, Wait
 from reference.world import talk
-from reference.world.explore import turn
+from reference.world.explore import KILLED, endless, turn
 from reference.world.machine import Machine, State, Way
 from reference.world.story import Story
 from reference.world.talk import Turn
@@ -34,6 +34,7 @@ class Replay:
         begun: Way = []
         for atoms, label in self._branches:
             state, begun = self._leap(self._on(state, begun, atoms), label)
+        self._judge(begun)
         state = begun[-1][1] if begun else state
         seen: set[State] = set()
         while state not in seen and len(seen) < self._most:
@@ -41,9 +42,16 @@ class Replay:
             way = self._turn(state)
             if way is None:
                 return self.found
+            self._judge(way)
             state = way[-1][1]
+        self.found += endless(self._story, self._machine, state)
         self.lines.append("(and so on)")
         return self.found
+
+    def _judge(self, way: Way) -> None:
+        """What has to hold between two atoms, too."""
+        for _, state in way:
+            self.found += self._machine.holds(state, everything=not self._story.strangers)
 
     def _on(self, state: State, way: Way, atoms: int) -> State:
         """The state after so many atoms of a walk that begins with `way`."""
@@ -59,7 +67,7 @@ class Replay:
 
     def _leap(self, state: State, label: str) -> tuple[State, Way]:
         """Where the next walk begins, and the atoms that it begins with: a cut has none."""
-        cuts = dict([*self._machine.cut(state), ("the agent is killed", self._machine.killed(state))])
+        cuts = dict([*self._machine.cut(state), (KILLED, self._machine.killed(state))])
         self.lines.append(f"-- {label}")
         if label in cuts:
             return cuts[label], []

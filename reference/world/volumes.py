@@ -10,6 +10,8 @@ from reference.world.atoms import Atom
 from reference.world.disk import Volumes, then
 
 Values = tuple[Volumes, ...]
+EXCHANGED = "~"
+"""Marks a copy that is the volume already, though its state does not say so yet: the inode tells."""
 
 
 def perform(
@@ -29,20 +31,37 @@ def perform(
             copies[generation] = (SnapshotState.PREPARED, "")
             yield Atom.RESERVE_MAKE, then(values, _with(now, copies))
         case Snapshot():
+            if copies.get(generation, (SnapshotState.PREPARED, ""))[0] is not SnapshotState.PREPARED:
+                return
             yield Atom.SNAPSHOT_COPY, values
             copies[generation] = (SnapshotState.TAKEN, now.format)
             yield Atom.SNAPSHOT_SHOW, (_with(now, copies),)
         case RestoreSnapshot():
-            state, content = copies[generation]
-            if state is SnapshotState.RESTORED:
-                return
-            copies[generation] = (SnapshotState.RESTORED, now.format)
-            yield Atom.RESTORE_EXCHANGE, (_with(now._replace(format=content), copies),)
+            yield from _restore(values, generation)
         case RemoveSnapshot():
-            if copies.pop(generation, None) is not None:
-                values = then(values, _with(now, copies))
+            if generation in copies:
+                state, content = copies[generation]
+                if state is SnapshotState.TAKEN:
+                    copies[generation] = (SnapshotState.PREPARED, content)
+                    values = (_with(now, copies),)
                 yield Atom.FORGET_HIDE, values
-                yield Atom.FORGET_PURGE, values
+                del copies[generation]
+                yield Atom.FORGET_PURGE, (_with(now, copies),)
+
+
+def _restore(values: Values, generation: int) -> Iterator[tuple[Atom, Values]]:
+    """The exchange of names, and the note that it was made; between them only the copy's own name tells."""
+    now = values[-1]
+    copies = {g: (state, content) for g, state, content in now.snapshots}
+    state, content = copies[generation]
+    if state is SnapshotState.RESTORED:
+        return
+    if not content.startswith(EXCHANGED):
+        copies[generation] = (SnapshotState.TAKEN, EXCHANGED + now.format)
+        now = _with(now._replace(format=content), copies)
+        yield Atom.RESTORE_EXCHANGE, (now,)
+    copies[generation] = (SnapshotState.RESTORED, copies[generation][1].removeprefix(EXCHANGED))
+    yield Atom.RESTORE_RECORD, (_with(now, copies),)
 
 
 def _with(now: Volumes, copies: dict[int, tuple[SnapshotState, str]]) -> Volumes:

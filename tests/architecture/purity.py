@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 PURE_MODULES = frozenset({
-    "__future__", "abc", "bisect", "collections", "collections.abc", "copy", "dataclasses", "enum", "fractions",
+    "__future__", "abc", "array", "array.array", "bisect", "collections", "collections.abc", "copy", "dataclasses", "enum", "fractions",
     "functools", "hashlib", "heapq", "itertools", "json", "math", "numbers", "operator", "re", "statistics",
     "string", "struct", "types", "typing", "zlib",
 })  # fmt: skip

@@ -158,7 +158,8 @@ def test_from_anywhere_the_job_ends_and_something_trusted_runs(record: UpdateRec
         keep = not (container.running and running)
         running = running or container.running
         alone.append(container if keep else replace(container, state=ContainerState.EXITED))
-    engine = ModelEngine(containers=tuple(alone), images=dict(world.images))
+    engine = ModelEngine()
+    engine.containers, engine.images = tuple(alone), world.images
     engine.snapshots = {generation: (state, "") for generation, state in world.snapshots.items()}
     driver = Driver(Memory(record), engine, check=False)
     driver.run()

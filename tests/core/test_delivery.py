@@ -14,8 +14,7 @@ from reference.core.limits import DEFAULT_LIMITS, ServiceLimits
 from reference.core.model import Command, Outcome, Phase
 from reference.core.update import UpdateRecord
 from tests.core.engine import Behaviour, command
-from tests.core.explore import ordered
-from tests.core.world import device, in_phase
+from tests.core.world import device, in_phase, ordered
 
 SERVICE = ServiceLimits(resend_first_ms=100, resend_limit_ms=1000)
 

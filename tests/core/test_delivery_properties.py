@@ -13,6 +13,7 @@ from reference.core.delivery import BirthVerdict, ClientState, Memory, StatusVer
 from reference.core.job import Job, JobStatus, Report, canceled, overdue, overtaken, superseded
 from reference.core.limits import ServiceLimits
 from reference.core.model import Command, Outcome
+from reference.world.machine import resting
 from tests.core.engine import HEALTH, LIMITS, Behaviour, command
 from tests.core.world import Driver, device
 
@@ -175,7 +176,7 @@ class Bench:
     def work(self, steps: int) -> None:
         for _ in range(steps):
             step, world = self.driver.next_step()
-            if self.driver.resting(step, world):
+            if resting(self.driver.record, step, world):
                 return
             before = self.driver.memory
             self.driver.take(step)

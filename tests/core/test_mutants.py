@@ -23,9 +23,11 @@ from reference.core.steps import (
     Sync,
 )
 from reference.core.update import UpdateRecord, decide
+from reference.world.explore import Explorer
+from reference.world.machine import Rules
+from reference.world.stories import story
 from tests.core.engine import LIMITS, Behaviour, Cut, command
-from tests.core.explore import STORIES, Explorer, Story
-from tests.core.world import Decide, Driver, ViolatedError, device
+from tests.core.world import Decide, Driver, ViolatedError, device, ordered
 
 
 def window_skipped(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
@@ -143,26 +145,20 @@ MUTANTS = [
     Mutant(copied_too_early, "snapshot", "volume_whole"),
     Mutant(never_copied, "snapshot", "volume_whole"),
     Mutant(hold_ignored, "held", "hold_honoured"),
-    Mutant(lock_ignored, "lock_kept", "lock_honoured"),
-    Mutant(lock_for_ever, "lock_kept", "converges"),
+    Mutant(lock_ignored, "locked", "lock_honoured"),
+    Mutant(lock_for_ever, "locked", "converges"),
     Mutant(probation_without_end, "probation", "converges"),
 ]
 
 
-def story(name: str, mutant: Decide) -> Story:
-    """The story with the mutant in the updater's place."""
-    found = next(s for s in STORIES if s.name == name)
-
-    def begin() -> Driver:
-        driver = found.begin()
-        driver.decide = mutant
-        return driver
-
-    return replace(found, begin=begin)
+def explored(name: str, rules: Rules, cuts: int) -> set[str]:
+    """Names of what was broken in the story under these rules; empty when nothing was."""
+    played = story(name)
+    return set(Explorer(played, played.machine(rules=rules), cuts=cuts, faults=0).run().killers)
 
 
 def killers(run: Callable[[], object]) -> set[str]:
-    """Names of what was broken; empty when nothing was."""
+    """The same of a driver's run."""
     try:
         run()
     except ViolatedError as error:
@@ -172,19 +168,20 @@ def killers(run: Callable[[], object]) -> set[str]:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.decide.__name__)
 def test_a_mutant_is_killed(mutant: Mutant) -> None:
-    assert mutant.killed_by in killers(Explorer(story(mutant.story, mutant.decide), mutant.cuts).run)
-    assert killers(Explorer(story(mutant.story, decide), mutant.cuts).run) == set(), "nothing else kills"
+    assert mutant.killed_by in explored(mutant.story, Rules(decide=mutant.decide), mutant.cuts)
+    assert explored(mutant.story, Rules(), mutant.cuts) == set(), "nothing else kills"
 
 
 def test_a_window_that_is_skipped_is_seen_on_a_good_version_too() -> None:
-    assert killers(Explorer(story("success", window_skipped), 0).run) == {"success_proved"}
+    assert explored("success", Rules(decide=window_skipped), 0) == {"success_proved"}
 
 
 def test_boots_that_are_not_counted_are_seen() -> None:
     """A candidate that takes the device down with it: bounded by K boots, with the mutant by nothing."""
 
     def reboots(mutant: Decide) -> int:
-        driver = story("never_healthy", mutant).begin()
+        driver = ordered({"v2": Behaviour(healthy_at=None)})
+        driver.decide = mutant
         boots = 0
         while driver.record.phase is not Phase.ROLLING_BACK and boots < 20:
             step, _ = driver.next_step()
@@ -206,7 +203,7 @@ def test_success_reported_early_is_seen() -> None:
         claimed = (replace(r, status=JobStatus.SUCCEEDED, outcome=Outcome.SUCCEEDED) for r in memory.outbox)
         return replace(memory, outbox=tuple(claimed))
 
-    driver = story("success", decide).begin()
+    driver = ordered()
     driver.advance = early
     assert killers(driver.run) == {"status_not_ahead"}
 

@@ -18,8 +18,7 @@ from reference.core.steps import (
 )
 from reference.core.update import decide
 from tests.core.engine import LIMITS, Behaviour, Cut, command, image, installed
-from tests.core.explore import ordered, pull_fails
-from tests.core.world import Driver, about_to, device, in_phase, updated
+from tests.core.world import Driver, about_to, device, in_phase, ordered, pull_fails, updated
 
 ROLLED_BACK = Outcome.ROLLED_BACK
 V1, V2, V3 = image("v1").digest, image("v2").digest, image("v3").digest
@@ -37,7 +36,7 @@ def without(driver: Driver, container_id: str) -> None:
 def test_a_candidate_removed_by_somebody_else_rolls_back(phase: Phase) -> None:
     driver = ordered()
     driver.run(until=in_phase(phase))
-    without(driver, "c2-1")
+    without(driver, "c2")
     driver.run()
     assert driver.outcomes == {"job-2": (ROLLED_BACK, Reason.CANDIDATE_EXITED)}
 
@@ -45,7 +44,7 @@ def test_a_candidate_removed_by_somebody_else_rolls_back(phase: Phase) -> None:
 def test_a_candidate_removed_after_the_commit_is_made_again() -> None:
     driver = ordered()
     driver.run(until=in_phase(Phase.COMMITTING))
-    without(driver, "c2-1")
+    without(driver, "c2")
     driver.run()
     assert driver.outcomes == {"job-2": (Outcome.SUCCEEDED, None)}
     assert driver.running() == ["v2"] and driver.record.current == installed(2, "v2", None)
@@ -310,7 +309,7 @@ def test_a_cleanup_that_fails_for_long_does_not_keep_the_client_down() -> None:
 def test_the_cleanup_leaves_no_image_but_those_of_current_and_previous(state: ImageState) -> None:
     driver = updated()
     strays = {image(f"v{number}").digest: state for number in range(10, 16)}
-    driver.engine.images |= strays
+    driver.engine.images.update(strays)
     driver.check = False  # so many images are a breach before anything is decided
     driver.memory, _ = delivery.receive(driver.memory, command(3, "v3"), 0, LIMITS)
     driver.run()

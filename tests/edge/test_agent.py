@@ -6,13 +6,21 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from reference.core import delivery
 from reference.core.delivery import Verdict
-from reference.core.errors import DeviceError, EngineError, JournalError, Reason, RegistryError
+from reference.core.errors import (
+    BlackstartError,
+    DeviceError,
+    EngineError,
+    JournalError,
+    Reason,
+    RegistryError,
+)
 from reference.core.job import JobStatus
 from reference.core.model import ImageState, Outcome, Phase
 from reference.core.steps import Start
@@ -113,21 +121,77 @@ async def test_nothing_is_stopped_while_the_journal_cannot_be_written(
     assert bench.runtime.calls.count("stop c1") == 1
 
 
-async def test_a_write_that_raised_and_arrived_is_believed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    agent, real = bench.open(FRESH), Journal.write
+def arriving(monkeypatch: pytest.MonkeyPatch) -> list[delivery.Memory]:
+    """From here on every write raises and is on the disk all the same; answers what was written, in order."""
+    real, written = Journal.write, []
 
     def write(self: Journal, memory: delivery.Memory) -> None:
         before = self.memory
         real(self, memory)
         self.memory = before
+        written.append(memory)
         raise JournalError("the disk said no, and had it")
+
+    monkeypatch.setattr(Journal, "write", write)
+    return written
+
+
+class Told:
+    """An onlooker."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[delivery.Memory, delivery.Memory]] = []
+        self.failures: list[Reason] = []
+
+    def changed(self, before: delivery.Memory, after: delivery.Memory) -> None:
+        self.changes.append((before, after))
+
+    def failed(self, error: BlackstartError) -> None:
+        self.failures.append(error.reason)
+
+
+async def test_a_write_that_raised_and_arrived_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, told = bench.open(FRESH), Told()
+    agent.onlookers.append(told)
+    before, written = agent.memory, arriving(monkeypatch)
+    assert bench.order(command(1)) is Verdict.ACCEPTED
+    assert agent.memory.record.queued == command(1)
+    assert told.changes == [(before, written[0])], "it is news, once"
+    assert told.failures == [Reason.JOURNAL_CORRUPT], "and that the disk said no is told, too"
+    await agent.outbox_changed(0)  # Whoever tells the service is woken.
+    assert agent.memory.outbox[0].job_id == "job-1"
+
+
+async def test_a_write_that_raised_and_did_not_arrive_is_not_done(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, told = bench.open(FRESH), Told()
+    agent.onlookers.append(told)
+    before = agent.memory
+
+    def write(self: Journal, memory: delivery.Memory) -> None:
+        raise JournalError("the disk is full", reason=Reason.DISK_FULL)
 
     monkeypatch.setattr(Journal, "write", write)
     with pytest.raises(JournalError):
         bench.order(command(1))
-    assert agent.memory.record.queued == command(1)
+    assert (agent.memory, told.changes, told.failures) == (before, [], [Reason.DISK_FULL])
+
+
+async def test_what_a_write_counts_that_raised_and_arrived_is_counted_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one failed pull would use up two tries on a disk that says no after it has written."""
+    bench.runtime.install(image(1), 1)
+    bench.runtime.fail["pull"] = [RegistryError("down", reason=Reason.REGISTRY_UNREACHABLE) for _ in range(2)]
+    written = arriving(monkeypatch)
+    bench.start(ONE)
+    bench.order(command(2))
+    await bench.until(lambda: idle(bench, 2))
+    pulling = [m.record.attempts for m in written if m.record.phase is Phase.PULLING]
+    assert pulling == [0, 1, 2], "each failure once, and no record twice"
+    assert bench.runtime.calls.count("pull") == 3
+    assert all(a != b for a, b in pairwise(written))
 
 
 async def test_a_cancel_ends_a_pull_that_hangs(bench: Bench) -> None:

@@ -374,3 +374,31 @@ def test_after_a_commit_that_raised_the_disk_is_asked(
         journal.write(memory("at last"))  # The failed one has left nothing open.
     with closing(Journal.open(path)) as journal:
         assert journal.memory == memory("at last")
+
+
+def test_what_is_read_after_a_failed_write_is_synced_before_it_is_believed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be in the page cache only: a cut would take it back after something was done on its strength."""
+    real, believed = module._make_durable, []
+    with closing(Journal.open(path)) as journal:
+        journal.write(memory("before"))
+        # Committed beside `write`: as after one that raised, the disk may have more than is remembered.
+        module._write(journal._connection, memory("after"), None)
+
+        def fails(connection: sqlite3.Connection, where: Path) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        monkeypatch.setattr(module, "_make_durable", fails)
+        with pytest.raises(JournalError):
+            journal.reload()
+        assert journal.memory == memory("before"), "what could not be synced is not believed"
+
+        def noted(connection: sqlite3.Connection, where: Path) -> None:
+            believed.append(journal.memory)
+            real(connection, where)
+
+        monkeypatch.setattr(module, "_make_durable", noted)
+        assert journal.reload() == memory("after")
+        assert believed == [memory("before")], "synced once, and nothing was believed before"
+        assert Path(f"{path}-wal").stat().st_size == 0, "the log is in the database, and both are on the disk"

@@ -176,6 +176,36 @@ async def test_a_new_journal_does_not_end_what_it_knows_nor_what_was_never_taken
     assert (await service.job(job))["status"] == "IN_PROGRESS"
 
 
+async def test_a_job_that_was_taken_and_never_told_of_ends_with_the_journal_that_took_it(
+    service: Service, device: Device
+) -> None:
+    await service.prepare()
+    await device.birth()
+    job = await service.order()
+    await device.birth(floor=1)
+    assert (await service.job(job))["status"] == "QUEUED", (
+        "the floor says that it was taken, and no report does"
+    )
+    await device.birth(floor=None, epoch="epoch-2")
+    ended = await service.job(job)
+    assert (ended["status"], ended["outcome"], ended["reason"]["code"]) == ("FAILED", None, "journal_corrupt")
+    answer = (await device.replies(3))[-1].birth
+    assert answer is not None and answer.floor == 1
+    following = await service.order()
+    assert (await service.job(following))["generation"] == 2
+    assert (await device.commands(2))[-1].job_id == following, "the client can be updated again"
+
+
+async def test_a_floor_that_comes_with_the_new_journal_says_nothing_of_what_the_old_one_took(
+    service: Service, device: Device
+) -> None:
+    await service.prepare()
+    await device.birth()
+    job = await service.order()
+    await device.birth(floor=1, epoch="epoch-2")
+    assert (await service.job(job))["status"] == "QUEUED", "only an earlier birth's floor does"
+
+
 async def test_a_service_restored_from_a_backup_goes_above_what_the_device_knows(
     service: Service, device: Device
 ) -> None:

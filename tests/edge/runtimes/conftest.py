@@ -12,14 +12,35 @@ from pathlib import Path
 import pytest
 
 from reference.core.model import Image
+from reference.edge.runtimes.base import ContainerFacts
 from reference.edge.runtimes.process import ProcessRuntime
 from reference.edge.runtimes.procfs import MARKER
 from reference.edge.runtimes.pull import Access, PullLimits
+from tests.edge.runtimes.contract import Codes
 from tests.edge.runtimes.registry import Built, Registry, build, running_registry
+
+
+class Folder:
+    """A volume in a folder, and a configuration beside it, which is a file and no volume."""
+
+    def __init__(self, folder: Path, content: str) -> None:
+        self._data, setting = folder / "data", folder / "client.json"
+        self._data.mkdir()
+        setting.write_text("{}")
+        self.mounts = {"/data": str(self._data), "/etc/client.json": str(setting)}
+        self.write(content)
+
+    def write(self, content: str) -> None:
+        (self._data / "samples").write_text(content)
+
+    def read(self) -> str:
+        return (self._data / "samples").read_text()
 
 
 class ProcessBench:
     """A process runtime with its registry."""
+
+    codes = Codes(stopped=143, quits=7, cut=None)
 
     def __init__(self, folder: Path, registry: Registry) -> None:
         self.folder = folder
@@ -40,6 +61,12 @@ class ProcessBench:
 
     def publish(self, program: bytes, version: str = "1") -> Image:
         return self.image(build([{"app/main.py": program}]), version)
+
+    def volume(self, content: str) -> Folder:
+        return Folder(self.folder, content)
+
+    def kill(self, facts: ContainerFacts) -> None:
+        os.kill(int(facts.life.partition(":")[0]), signal.SIGKILL)
 
     async def again(self) -> ProcessRuntime:
         await self.runtime.close()
