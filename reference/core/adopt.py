@@ -28,8 +28,9 @@ def adopted(world: World, epoch: str, health: Health) -> UpdateRecord:
     oldest generation does: old containers are removed at the commit, so where two are left the older one is the one
     that had proved itself. The other's image is kept as previous. `health` is how they are judged from now on.
 
-    When nothing runs and a snapshot of the volume was taken for a newer generation, its trial was not over: the
-    record is in duty, which brings the volume back first.
+    One that runs beside an older container may have been on trial: it has to be healthy for as long as a trial may
+    take, as on probation, or the older one comes back. When nothing runs and a snapshot of the volume was taken for a
+    newer generation, its trial was not over: the record is in duty, which brings the volume back first.
     """
     ranked = sorted(world.containers, key=lambda c: (not c.running, c.generation, c.id))
     installed = [Installed(c.image, health, c.generation, c.id, c.restart_policy) for c in ranked]
@@ -42,6 +43,9 @@ def adopted(world: World, epoch: str, health: Health) -> UpdateRecord:
     others = [i for i in installed[1:] if i.image.digest != current.image.digest]
     taken = [g for g, state in world.snapshots.items() if state is SnapshotState.TAKEN]
     interrupted = not ranked[0].running and any(generation > current.generation for generation in taken)
+    previous = others[0] if others else None
+    on_trial = ranked[0].running and previous is not None and previous.generation < current.generation
     return UpdateRecord(
-        epoch=epoch, current=current, previous=others[0] if others else None, duty=interrupted
-    )
+        epoch=epoch, current=current, previous=previous, duty=interrupted,
+        probation_left_ms=health.deadline_ms if on_trial else 0,
+    )  # fmt: skip

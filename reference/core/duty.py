@@ -6,12 +6,14 @@ from dataclasses import replace
 
 from reference.core.errors import Reason
 from reference.core.limits import Limits
-from reference.core.model import Container, ImageState, Installed, Phase, SnapshotState, World
+from reference.core.model import Container, ImageState, Installed, Outcome, Phase, SnapshotState, World
 from reference.core.record import UpdateRecord, cleared
 from reference.core.steps import (
     Create,
     Journal,
     Pull,
+    Remove,
+    RemoveImage,
     RemoveSnapshot,
     RestoreSnapshot,
     SetRestartPolicy,
@@ -25,8 +27,8 @@ from reference.core.steps import (
 
 def idle(record: UpdateRecord, world: World, limits: Limits) -> Step:
     """No job: begin the one that waits, else keep the installed version running."""
-    if record.queued is not None:
-        return begin(record)
+    if (job := begin(record, world)) is not None:
+        return job
     if (step := _probation(record, world, limits)) is not None:
         return step
     installed = _wanted(record, world, limits)
@@ -47,9 +49,15 @@ def idle(record: UpdateRecord, world: World, limits: Limits) -> Step:
         return Stop(container.id)
     if container.restart_policy != installed.restart_policy:
         return SetRestartPolicy(container.id, installed.restart_policy)
-    if not record.duty and world.snapshots:
-        return RemoveSnapshot(min(world.snapshots))
-    return Wait(limits.poll_ms if record.duty else limits.watch_ms, "the installed version runs")
+    return _kept_tidy(record, world, limits) or Wait(
+        limits.poll_ms if record.duty else limits.watch_ms, "the installed version runs"
+    )
+
+
+def _kept_tidy(record: UpdateRecord, world: World, limits: Limits) -> Step | None:
+    """What a cut brought back, or a lost journal left, goes; not while it may still be needed, nor again and again."""
+    needed = record.duty or record.probation_left_ms > 0
+    return None if needed or world.failures >= limits.act_attempts else tidy(record, world)
 
 
 def _rest_in_duty(
@@ -68,8 +76,17 @@ def _rest_in_duty(
     return Wait(min(wait.for_ms, left_ms), wait.why) if left_ms > 0 else None
 
 
-def begin(record: UpdateRecord) -> Journal:
-    """The command that waited becomes the job."""
+def begin(record: UpdateRecord, world: World) -> Journal | None:
+    """The command that waited becomes the job.
+
+    Not while what it commands is on probation already: that is a trial whose journal was lost, and which has a version
+    to go back to. Begun again, it would have only itself.
+    """
+    current, queued = record.current, record.queued
+    if queued is None:
+        return None
+    if current is not None and current.generation == queued.generation and _on_probation(record, world):
+        return None
     return Journal(replace(cleared(record), phase=Phase.ACCEPTED, job=record.queued, queued=None))
 
 
@@ -79,15 +96,13 @@ def _probation(record: UpdateRecord, world: World, limits: Limits) -> Step | Non
     Its healthy time is journaled in coarse steps; a cut costs at most one of them. Between two steps it may be started
     `probation_attempts` times by us and live through `boots` boots.
     """
-    current, previous = record.current, record.previous
-    if record.probation_left_ms <= 0 or current is None or previous is None or record.duty:
+    current = record.current
+    if current is None or not _on_probation(record, world):
         return None
-    if world.images.get(previous.image.digest) is not ImageState.PRESENT:
-        return None  # There is nothing to fall back to without a network: go on with what there is.
     if world.boot_id != record.boot_id:
         boots = 0 if record.boot_id is None else record.boots + 1
         if boots > limits.boots:
-            return _fall_back(record, current, previous, f"not healthy for long enough in {boots} boots")
+            return _fall_back(record, world, f"not healthy for long enough in {boots} boots")
         return Journal(replace(record, boots=boots, boot_id=world.boot_id))
     container = world.find(current)
     if container is not None and container.running:
@@ -99,13 +114,29 @@ def _probation(record: UpdateRecord, world: World, limits: Limits) -> Step | Non
         if not ill and world.restores <= limits.probation_attempts:  # The last start gets its chance.
             return None
     if world.restores >= limits.probation_attempts or world.failures >= limits.restore_attempts:
-        return _fall_back(record, current, previous, f"not healthy after {world.restores} starts")
+        return _fall_back(record, world, f"not healthy after {world.restores} starts")
     return Stop(container.id) if container is not None and container.running else None
 
 
-def _fall_back(record: UpdateRecord, current: Installed, previous: Installed, why: str) -> Journal:
-    """A local action: the job of `current` has ended and stays as it was reported."""
-    swapped = replace(record, current=previous, previous=current, boots=0, boot_id=None)
+def _on_probation(record: UpdateRecord, world: World) -> bool:
+    """Whether there is something to fall back to, without a network: else it goes on with what there is."""
+    previous = record.previous
+    if record.probation_left_ms <= 0 or record.duty or previous is None:
+        return False
+    return world.images.get(previous.image.digest) is ImageState.PRESENT
+
+
+def _fall_back(record: UpdateRecord, world: World, why: str) -> Journal:
+    """A local action: the job of `current` has ended and stays as it was reported.
+
+    A snapshot is left only where the journal was lost during a trial: then the volume has to come back, too.
+    """
+    current, previous = record.current, record.previous
+    assert current is not None and previous is not None, "nothing is on probation without a version before it"
+    migrated = restore_volume(world) is not None
+    swapped = replace(
+        record, current=previous, previous=current, boots=0, boot_id=None, duty=migrated, attempts=0
+    )
     message = f"{current.image.version} on probation: {why}; back to {previous.image.version}"
     return Journal(replace(swapped, probation_left_ms=0, reason=Reason.PROBATION_FAILED, message=message))
 
@@ -156,13 +187,35 @@ def _wanted(record: UpdateRecord, world: World, limits: Limits) -> Installed | N
     return previous if (world.restores // limits.restore_attempts) % 2 else current
 
 
+def tidy(record: UpdateRecord, world: World) -> Step | None:
+    """The next thing to remove that no installed version needs: a cut may bring back what was removed and not synced.
+
+    While a rollback has failed, a copy that was taken stays: the duty still has to bring it back.
+    """
+    installed = [i for i in (record.current, record.previous) if i is not None]
+    kept = {c.id for i in installed if (c := world.find(i)) is not None}
+    for container in world.containers:
+        if container.id not in kept:
+            return Remove(container.id)
+    kept_aside = record.outcome is Outcome.ROLLBACK_FAILED
+    for generation, state in sorted(world.snapshots.items()):
+        if not kept_aside or state is not SnapshotState.TAKEN:
+            return RemoveSnapshot(generation)
+    wanted = {i.image.digest for i in (*installed, record.queued) if i is not None}
+    unwanted = (digest for digest in sorted(world.images) if digest not in wanted)
+    digest = next(unwanted, None)
+    return RemoveImage(digest) if digest is not None else None
+
+
 def bring_up(installed: Installed, container: Container | None, world: World, limits: Limits) -> Step:
     """The next step towards a running container of it, with a wait between two starts."""
     image = world.images.get(installed.image.digest)
     if image is ImageState.BROKEN or (image is None and (container is None or refused(world))):
         return Pull(installed.image)
     if container is None:
-        return Create(installed.image, installed.generation)
+        # Its label would be there twice: whatever has it and is not of its image is nobody's.
+        stray = next((c.id for c in world.containers if c.generation == installed.generation), None)
+        return Remove(stray) if stray is not None else Create(installed.image, installed.generation)
     if world.dirty:
         return Sync()
     wait_ms = restore_wait_ms(world, limits)

@@ -28,13 +28,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from reference.core.duty import begin, bring_up, idle, refused, rest, restore_volume, restore_wait_ms
+from reference.core.duty import begin, bring_up, idle, refused, rest, restore_volume, restore_wait_ms, tidy
 from reference.core.errors import Reason
 from reference.core.limits import DEFAULT_LIMITS, Limits
 from reference.core.model import Command, Container, Failure, HealthState, ImageState
 from reference.core.model import Installed, Outcome, Phase, SnapshotState, World
 from reference.core.record import BEFORE_SWITCH, HOLDS, UpdateRecord, cleared
-from reference.core.steps import Create, Journal, PrepareSnapshot, Pull, Remove, RemoveImage, RemoveSnapshot
+from reference.core.steps import Create, Journal, PrepareSnapshot, Pull, Remove, RemoveSnapshot
 from reference.core.steps import RestartEngine, SetRestartPolicy, Snapshot, Start, Step, Stop, Sync, Wait
 
 __all__ = ["BEFORE_SWITCH", "UpdateRecord", "decide"]
@@ -43,7 +43,7 @@ __all__ = ["BEFORE_SWITCH", "UpdateRecord", "decide"]
 def decide(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits = DEFAULT_LIMITS) -> Step:
     """The next step. Pure and total: the same arguments always give the same step."""
     if world.hold and record.phase in HOLDS:
-        return _held(record, limits)
+        return _held(record, world, limits)
     if refused(world) and not world.engine_restarted and record.phase not in BEFORE_SWITCH:
         return RestartEngine()  # A stuck port refuses every version: nobody is blamed before this was tried.
     match record.phase:
@@ -62,10 +62,10 @@ def decide(record: UpdateRecord, world: World, now_ms: int | None, limits: Limit
     assert_never(record.phase)
 
 
-def _held(record: UpdateRecord, limits: Limits) -> Step:
+def _held(record: UpdateRecord, world: World, limits: Limits) -> Step:
     """An operator's hold: commands are taken and may be given up, and nothing is touched, not even in duty."""
-    if record.phase is Phase.IDLE and record.queued is not None:
-        return begin(record)
+    if record.phase is Phase.IDLE and (job := begin(record, world)) is not None:
+        return job
     if record.phase in BEFORE_SWITCH:
         if (end := _given_up(record)) is not None:
             return end
@@ -114,6 +114,8 @@ def _revive(record: UpdateRecord, world: World, limits: Limits) -> Step | None:
         return None
     if any(c.running for c in world.containers) or restore_wait_ms(world, limits) > 0:
         return None
+    if record.duty and record.attempts == 0 and (volume := restore_volume(world)) is not None:
+        return volume
     return Sync() if world.dirty else Start(current.id, trusted=True)
 
 
@@ -147,8 +149,8 @@ def _staged(record: UpdateRecord, world: World, limits: Limits) -> Step:
     candidate = _candidate(record, world)
     if candidate is None:
         return Create(job.image, job.generation)
-    if _snapshots(record) and job.generation not in world.snapshots:
-        return PrepareSnapshot(job.generation)
+    if _snapshots(record) and (step := _room_for_a_copy(job.generation, world)) is not None:
+        return step
     if world.dirty:
         return Sync()
     if world.locked_ms is not None:
@@ -158,6 +160,15 @@ def _staged(record: UpdateRecord, world: World, limits: Limits) -> Step:
         installed = replace(installed, restart_policy=current.restart_policy)
     trial = replace(cleared(record), phase=Phase.SWITCHING, current=installed, candidate_id=candidate.id)
     return Journal(replace(trial, boot_id=world.boot_id, boots=0))
+
+
+def _room_for_a_copy(generation: int, world: World) -> Step | None:
+    state = world.snapshots.get(generation)
+    if (
+        state is SnapshotState.RESTORED
+    ):  # By a trial that went with the journal: another one needs a new copy.
+        return RemoveSnapshot(generation)
+    return PrepareSnapshot(generation) if state is None else None
 
 
 def _locked(record: UpdateRecord, world: World, locked_ms: int, limits: Limits) -> Step:
@@ -305,21 +316,8 @@ def _cleaning_up(record: UpdateRecord, world: World, limits: Limits) -> Step:
     if world.error is None:
         if (wait := rest(world, limits)) is not None:
             return wait
-        installed = [i for i in (record.current, record.previous) if i is not None]
-        kept = {c.id for i in installed if (c := world.find(i)) is not None}
-        for container in world.containers:
-            if container.id not in kept:
-                return Remove(container.id)
-        kept_aside = record.outcome is Outcome.ROLLBACK_FAILED  # The duty still has to bring it back.
-        for generation, state in sorted(world.snapshots.items()):
-            if not kept_aside or state is not SnapshotState.TAKEN:
-                return RemoveSnapshot(generation)
-        wanted = {i.image.digest for i in installed}
-        if record.queued is not None:
-            wanted.add(record.queued.image.digest)
-        for digest in sorted(world.images):
-            if digest not in wanted:
-                return RemoveImage(digest)
+        if (step := tidy(record, world)) is not None:
+            return step
     idle = replace(cleared(record), phase=Phase.IDLE, job=None, cancel=False, outcome=None, boots=0)
     return Journal(replace(idle, candidate_id=None, boot_id=None, downtime_ms=None))
 

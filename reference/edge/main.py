@@ -34,6 +34,7 @@ from reference.edge.journal import Journal, set_aside
 from reference.edge.metrics import Metrics
 from reference.edge.observe import Eyes
 from reference.edge.renewal import Renewal
+from reference.edge.runtimes.base import Runtime
 from reference.edge.runtimes.process import ProcessRuntime
 from reference.edge.runtimes.pull import Access, PullLimits
 from reference.edge.settings import EdgeSettings, load_settings
@@ -143,8 +144,11 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-async def open_journal(settings: EdgeSettings, eyes: Eyes) -> Journal:
-    """The journal; one that cannot be believed is set aside and made anew from what runs."""
+async def open_journal(settings: EdgeSettings, eyes: Eyes, runtime: Runtime) -> Journal:
+    """The journal; one that cannot be believed is set aside and made anew from what runs.
+
+    Raises EngineError when what is here cannot be put on the disk: nothing of it is to be trusted before.
+    """
     path = journal_path(settings)
     try:
         return Journal.open(path)
@@ -152,6 +156,7 @@ async def open_journal(settings: EdgeSettings, eyes: Eyes) -> Journal:
         if error.reason is not Reason.JOURNAL_CORRUPT:
             raise
         _set_aside(path, error)
+    await runtime.sync()
     world = await eyes.look(UpdateRecord(epoch="none"))
     Journal.create(path, adopted(world, new_epoch(), Health()))
     return Journal.open(path)
@@ -232,7 +237,7 @@ async def _serve(
     stop: asyncio.Event,
 ) -> bool:
     """Until `stop`, or until the journal cannot be believed any more; answers whether to begin again."""
-    journal = await open_journal(settings, eyes)
+    journal = await open_journal(settings, eyes, runtime)
     lost: JournalError | None = None
     agent = factory(settings, runtime, journal, eyes, limits)
     broker = settings.broker

@@ -140,7 +140,7 @@ async def _run(given: Boot) -> None:
 async def _serve(given: Boot, runtime: ProcessRuntime, eyes: Eyes) -> bool:
     """For ever, or until the journal cannot be believed any more; answers whether to begin again."""
     settings = given.settings
-    journal = await edge.open_journal(settings, eyes)
+    journal = await edge.open_journal(settings, eyes, runtime)
     agent = _holding(given.hold_at)(settings, runtime, journal, eyes, given.limits)
     link = Line(given.line, settings)
     agent.onlookers.append(link)

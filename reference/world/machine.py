@@ -25,6 +25,7 @@ from reference.world import engine as engines
 from reference.world import process as processes
 from reference.world import rules
 from reference.world.atoms import Atom
+from reference.world.disk import synced
 from reference.world.engine import Engine, RefusedError, Setting
 from reference.world.nouns import HEALTH, LIMITS
 from reference.world.process import Process
@@ -448,8 +449,10 @@ class Machine:
         return watch._replace(cuts=cuts, worn=(*watch.worn, generation) if worn else watch.worn)
 
     def lost(self, state: State) -> State:
-        """The journal cannot be believed: it is set aside and made anew from what is seen, by a new process."""
+        """The journal cannot be believed: it is set aside and made anew from what is seen and synced, by a new process."""
         state = self.killed(state)
+        engine = self.engines[state.engine]
+        state = state._replace(engine=self.engine(engine._replace(disk=synced(engine.disk))))
         known = {self.memory_of(state).record.epoch, self.services[state.service].client.epoch or ""}
         epoch = next(e for e in EPOCHS if e not in known)
         record = self.rules.adopted(self.world(state), epoch, HEALTH)

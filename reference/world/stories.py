@@ -190,6 +190,12 @@ JOURNALS = (
            Ending({"job-2": (Outcome.SUCCEEDED, Reason.ALREADY_RUNNING)}, ("v2",))), events=(events.corrupt,)),
     Story("corrupt_journal_bad", "the same, and the new version exits",
           (back(Reason.CANDIDATE_EXITED), Ending(LOST, ("v1",))), versions={"v2": CRASH}, events=(events.corrupt,)),
+    Story("corrupt_journal_sick", "the same, and the new version runs and is never healthy",
+          (back(Reason.CANDIDATE_NEVER_HEALTHY), Ending(LOST, ("v1",))),
+          versions={"v2": Behaviour(healthy_at=None)}, events=(events.corrupt,)),
+    Story("corrupt_journal_migrated", "the same, and it has changed the volume, of which a copy was taken",
+          (back(Reason.CANDIDATE_NEVER_HEALTHY), Ending(LOST, ("v1",))), (command(2, "v2", policy=SNAPSHOT),),
+          versions={"v2": Behaviour(migrates=True, healthy_at=None)}, events=(events.corrupt,)),
 )  # fmt: skip
 
 STORIES = (

@@ -111,7 +111,7 @@ async def test_an_older_agent_refuses_a_newer_journal_and_leaves_all_as_it_is(tm
     runtime = FakeRuntime()
     runtime.install(image(1), 1)
     with pytest.raises(JournalError) as caught:
-        await open_journal(settings, Eyes(runtime, settings.client, tmp_path, 1))
+        await open_journal(settings, Eyes(runtime, settings.client, tmp_path, 1), runtime)
     assert caught.value.reason is Reason.JOURNAL_TOO_NEW
     assert str(caught.value) == (
         f"{path}: has version {SCHEMA_VERSION + 1}, this agent reads up to {SCHEMA_VERSION}. Install the newer agent "

@@ -88,6 +88,7 @@ SAID = (
 DRIVER = (
     _said("fresh", talk.clean_at_the_start, part="journal"),
     _said("adopted", talk.newest_adopted, "corrupt_journal_bad", part="journal"),
+    _said("adopted", talk.adopted_without_a_trial, "corrupt_journal_sick", part="journal", faults=0),
     _said("adopted", talk.adopted_with_a_floor, "corrupt_journal_bad", part="journal", faults=0),
 )
 

@@ -113,3 +113,8 @@ def newest_adopted(world: World, epoch: str, health: Health) -> UpdateRecord:
 def adopted_with_a_floor(world: World, epoch: str, health: Health) -> UpdateRecord:
     """A journal that was made anew does not wait for the service's answer."""
     return replace(adopted(world, epoch, health), floor=0)
+
+
+def adopted_without_a_trial(world: World, epoch: str, health: Health) -> UpdateRecord:
+    """What was on trial when the journal was lost is believed to be good."""
+    return replace(adopted(world, epoch, health), probation_left_ms=0)

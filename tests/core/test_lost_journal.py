@@ -1,0 +1,149 @@
+"""What a lost journal, or a cut that brings things back, must not do: each of these was found by the explorer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reference.core import delivery
+from reference.core.adopt import adopted
+from reference.core.errors import Reason
+from reference.core.model import Container, ContainerState, ImageState, Outcome, Phase, Policy, SnapshotState
+from reference.core.steps import Create, PrepareSnapshot, Remove, RemoveImage, RemoveSnapshot
+from tests.core.engine import HEALTH, LIMITS, Behaviour, command, image
+from tests.core.world import Driver, device, in_phase
+
+V1, V2, V9 = image("v1").digest, image("v2").digest, image("v9").digest
+SICK = {"v2": Behaviour(healthy_at=None)}
+"""It lives and never answers well."""
+
+
+def lost(driver: Driver) -> Driver:
+    """The journal is lost, and made anew from what is seen and synced."""
+    driver.engine.sync()
+    driver.memory = delivery.Memory(adopted(driver.world(), "epoch-2", HEALTH))
+    driver.switched = ()  # It is not remembered: a command may come again.
+    return driver
+
+
+def on_trial(policy: Policy | None = None, does: Behaviour | None = None) -> Driver:
+    """A device with v2 on trial, whose journal is lost at this moment."""
+    driver = device({"v2": does} if does is not None else SICK)
+    driver.tell(command(2, "v2", policy=policy))
+    driver.run(until=in_phase(Phase.VERIFYING))
+    return lost(driver)
+
+
+def test_what_was_on_trial_has_to_prove_itself_though_the_journal_is_gone() -> None:
+    driver = on_trial()
+    assert driver.record.current is not None and driver.record.current.generation == 2
+    assert driver.record.probation_left_ms == HEALTH.deadline_ms
+    driver.run()
+    assert driver.running() == ["v1"] and driver.record.reason is Reason.PROBATION_FAILED
+
+
+def test_and_stays_when_it_does() -> None:
+    driver = on_trial(does=Behaviour())
+    driver.run()
+    assert driver.running() == ["v2"] and driver.record.probation_left_ms == 0
+
+
+def test_what_it_has_made_of_the_volume_is_taken_back_with_it() -> None:
+    driver = on_trial(Policy(snapshot=True), Behaviour(migrates=True, healthy_at=None))
+    assert driver.engine.snapshots[2][0] is SnapshotState.TAKEN and driver.engine.volume == V2
+    driver.run()
+    assert driver.running() == ["v1"] and driver.engine.volume == "" and not driver.record.duty
+    assert driver.engine.snapshots == {}
+
+
+def test_its_command_waits_for_the_end_of_that_trial() -> None:
+    """Begun at once it would have only itself to go back to."""
+    driver = on_trial()
+    driver.memory = delivery.receive_birth_answer(driver.memory, "n", "n", driver.record.epoch, 1)
+    assert driver.tell(command(2, "v2")) is delivery.Verdict.ACCEPTED
+    assert driver.record.phase is Phase.IDLE
+    driver.run()
+    assert driver.outcomes == {"job-2": (Outcome.ROLLED_BACK, Reason.CANDIDATE_NEVER_HEALTHY)}
+    assert driver.running() == ["v1"]
+
+
+def test_a_newer_command_does_not_wait_for_it() -> None:
+    driver = on_trial()
+    driver.memory = delivery.receive_birth_answer(driver.memory, "n", "n", driver.record.epoch, 2)
+    driver.tell(command(3, "v3"))
+    driver.steps(1)
+    assert driver.record.phase is Phase.ACCEPTED
+
+
+def test_without_the_old_image_the_command_does_not_wait_for_ever() -> None:
+    driver = on_trial()
+    driver.memory = delivery.receive_birth_answer(driver.memory, "n", "n", driver.record.epoch, 1)
+    driver.tell(command(2, "v2"))
+    del driver.engine.images[V1]
+    driver.steps(1)
+    assert driver.record.phase is Phase.ACCEPTED
+
+
+def test_a_copy_that_was_brought_back_is_no_copy_for_another_trial() -> None:
+    """The runtime would not copy again, and the updater would ask for it for ever, with the client stopped."""
+    driver = device()
+    driver.tell(command(2, "v2", policy=Policy(snapshot=True)))
+    driver.run(until=in_phase(Phase.STAGED))
+    driver.engine.snapshots = {2: (SnapshotState.RESTORED, V2)}
+    acts = [s for s in driver.steps(4) if isinstance(s, PrepareSnapshot | RemoveSnapshot)]
+    assert acts == [RemoveSnapshot(2), PrepareSnapshot(2)]
+    driver.run()
+    assert driver.running() == ["v2"]
+
+
+def test_a_revival_beside_a_job_brings_the_volume_back_first() -> None:
+    driver = on_trial(Policy(snapshot=True), Behaviour(migrates=True, dies_at=60))
+    driver.memory = delivery.Memory(replace(driver.record, duty=True, probation_left_ms=0, floor=2))
+    assert driver.engine.volume == V2
+    driver.engine.containers = tuple(
+        replace(c, state=ContainerState.EXITED, exit_code=1) for c in driver.engine.containers
+    )
+    assert driver.record.current is not None and driver.record.previous is not None
+    swapped = replace(driver.record, current=driver.record.previous, previous=driver.record.current)
+    driver.memory = delivery.Memory(swapped)
+    driver.tell(command(3, "v3"))
+    driver.run(until=in_phase(Phase.PULLING))
+    assert driver.engine.volume == "" and driver.running() == ["v1"]
+
+
+def stray(driver: Driver) -> None:
+    """What a cut has brought back: an image and a container that were removed and not synced."""
+    driver.engine.images[V9] = ImageState.PRESENT
+    old = Container("c9", 9, image("v9"), ContainerState.EXITED, configuration="same", watched_ms=0)
+    driver.engine.containers = (*driver.engine.containers, old)
+    driver.engine.sync()
+
+
+def test_what_a_cut_brought_back_goes_without_a_job() -> None:
+    driver = device()
+    stray(driver)
+    driver.run()
+    assert list(driver.engine.images) == [V1]
+    assert [c.id for c in driver.engine.containers] == ["c1"]
+
+
+def test_but_not_again_and_again_when_that_fails() -> None:
+    driver = device()
+    driver.engine.images[V9] = ImageState.PRESENT
+    driver.engine.act_failures[RemoveImage] = 10**6
+    tries = [s for s in driver.steps(30) if isinstance(s, RemoveImage)]
+    assert len(tries) == LIMITS.act_attempts and driver.running() == ["v1"]
+
+
+def test_a_stranger_with_the_label_of_current_does_not_keep_it_from_coming_back() -> None:
+    driver = device()
+    other = Container("c8", 1, image("v9"), ContainerState.EXITED, configuration="same", watched_ms=0)
+    driver.engine.containers = (other,)
+    driver.engine.sync()
+    driver.run()
+    steps = [s for _, s in driver.history if isinstance(s, Create | Remove)]
+    assert steps == [Remove("c8"), Create(image("v1"), 1)] and driver.running() == ["v1"]
+
+
+def test_a_version_adopted_beside_nothing_older_is_not_on_trial() -> None:
+    driver = device()
+    assert adopted(driver.world(), "epoch-2", HEALTH).probation_left_ms == 0
