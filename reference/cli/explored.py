@@ -150,8 +150,9 @@ class Spread:
         return self._pool.imap_unordered(work, orders)
 
     def say(self, about: str, news: str) -> None:
-        """Progress."""
-        self._line.update(f"[bold]{about}[/bold]  {news}")
+        """Progress: a line for each that is done, also where standard error is no terminal."""
+        self._line.update(f"[bold]{about}[/bold]")
+        self._line.console.print(f"  {about}  {news}", highlight=False)
 
 
 @contextmanager

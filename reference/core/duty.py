@@ -216,6 +216,11 @@ def bring_up(installed: Installed, container: Container | None, world: World, li
         # Its label would be there twice: whatever has it and is not of its image is nobody's.
         stray = next((c.id for c in world.containers if c.generation == installed.generation), None)
         return Remove(stray) if stray is not None else Create(installed.image, installed.generation)
+    # One that was trusted until now may be revived beside it by the next boot. Not for ever: the client is down.
+    alive = (c for c in world.containers if c.id != container.id and c.restart_policy != "no")
+    other = next(alive, None) if world.failures < limits.restore_attempts else None
+    if other is not None:
+        return SetRestartPolicy(other.id, "no")
     if world.dirty:
         return Sync()
     wait_ms = restore_wait_ms(world, limits)

@@ -328,7 +328,8 @@ def excused(story: Story, machine: Machine, state: State) -> set[str]:
     worn = machine.watches[state.watch].worn
     found = set()
     for job in machine.services[state.service].jobs:
-        rolled_back = (job.outcome, job.reason) == (Outcome.ROLLED_BACK, Reason.TOO_MANY_BOOTS)
+        tried = job.outcome in (Outcome.ROLLED_BACK, Outcome.ROLLBACK_FAILED)
+        rolled_back = tried and job.reason is Reason.TOO_MANY_BOOTS
         given_up = story.first and (job.outcome, job.reason) == (Outcome.FAILED, Reason.TOO_MANY_BOOTS)
         not_pulled = (job.outcome, job.reason) == (Outcome.FAILED, Reason.ENGINE_ERROR)
         if job.generation in worn and (rolled_back or given_up):

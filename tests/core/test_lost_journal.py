@@ -8,8 +8,16 @@ from reference.core import delivery
 from reference.core.adopt import adopted
 from reference.core.errors import Reason
 from reference.core.model import Container, ContainerState, ImageState, Outcome, Phase, Policy, SnapshotState
-from reference.core.steps import Create, PrepareSnapshot, Remove, RemoveImage, RemoveSnapshot
-from tests.core.engine import HEALTH, LIMITS, Behaviour, command, image
+from reference.core.steps import (
+    Create,
+    PrepareSnapshot,
+    Remove,
+    RemoveImage,
+    RemoveSnapshot,
+    SetRestartPolicy,
+    Start,
+)
+from tests.core.engine import HEALTH, LIMITS, Behaviour, Cut, command, image
 from tests.core.world import Driver, device, in_phase
 
 V1, V2, V9 = image("v1").digest, image("v2").digest, image("v9").digest
@@ -147,3 +155,18 @@ def test_a_stranger_with_the_label_of_current_does_not_keep_it_from_coming_back(
 def test_a_version_adopted_beside_nothing_older_is_not_on_trial() -> None:
     driver = device()
     assert adopted(driver.world(), "epoch-2", HEALTH).probation_left_ms == 0
+
+
+def test_the_version_that_was_given_up_is_not_revived_beside_the_other() -> None:
+    """Both had a restart policy, and a boot would have started both."""
+    driver = on_trial()
+    driver.run(until=lambda d, s: s == Start("c1", trusted=True))
+    assert [c.restart_policy for c in driver.engine.containers if c.id == "c2"] == ["no"]
+    driver.cut(Cut.KEEP)
+    assert driver.run().running() == ["v1"]
+
+
+def test_a_policy_that_cannot_be_set_does_not_keep_the_client_down() -> None:
+    driver = on_trial()
+    driver.engine.act_failures[SetRestartPolicy] = 10**6
+    driver.run(until=lambda d, _: d.running() == ["v1"])
