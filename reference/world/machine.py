@@ -8,19 +8,15 @@ hundred thousand states a second be judged.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
-from reference.core import delivery, invariants
-from reference.core.adopt import adopted, outdated
+from reference.core import invariants
 from reference.core.delivery import Memory
 from reference.core.invariants import Violation
-from reference.core.job import Report
 from reference.core.limits import Limits
-from reference.core.model import Failure, ImageState, Phase, SnapshotState, World
+from reference.core.model import Failure, Phase, World
 from reference.core.record import UpdateRecord
 from reference.core.steps import Act, Journal, Start, Step, Wait
-from reference.core.update import decide
 from reference.world import engine as engines
 from reference.world import process as processes
 from reference.world import rules
@@ -30,74 +26,11 @@ from reference.world.engine import Engine, RefusedError, Setting
 from reference.world.nouns import HEALTH, LIMITS
 from reference.world.process import Process
 from reference.world.service import Service
+from reference.world.state import BOOTS, EPOCHS, Decision, Rules, Said, State, Watch, Way, ranked, resting
 from reference.world.tables import Table
+from reference.world.volumes import listed
 
-BOOTS = ("boot-a", "boot-b")
-EPOCHS = ("epoch-1", "epoch-2", "epoch-3")
-
-
-class State(NamedTuple):
-    """Numbers into the machine's tables. Two states with the same numbers have the same future."""
-
-    journal: int
-    """All values that the journal may have after a cut, the one that is read now last."""
-    engine: int
-    process: int
-    boot: int
-    """Which of two names this boot has."""
-    service: int
-    watch: int
-
-
-class Watch(NamedTuple):
-    """What a judge remembers, and which events have happened."""
-
-    switched: tuple[int, ...] = ()
-    """Generations whose switch became durable."""
-    fired: int = 0
-    """Events of the story that happened, one bit each."""
-    cuts: int = 0
-    """Boots since the present trial began, counted up to one more than it may live through."""
-    worn: tuple[int, ...] = ()
-    """Generations whose trial saw more boots than it may live through."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What `decide` wants in a state, what is wrong with that, and whether nothing more happens by itself."""
-
-    step: Step
-    number: int
-    found: tuple[Violation, ...]
-    resting: bool
-    trial: bool
-    """It starts what was never trusted."""
-
-
-Way = list[tuple[Atom, State]]
-Said = tuple[int, int | None, tuple[Violation, ...]]
-"""What a message leaves: the service's number, the memory's (None: nothing came back), and what is wrong with that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The functions that are driven: production's, or a mutant's."""
-
-    decide: Callable[[UpdateRecord, World, int | None, Limits], Step] = decide
-    advance: Callable[[Memory, UpdateRecord], Memory] = delivery.advance
-    receive: Callable[..., tuple[Memory, delivery.Verdict]] = delivery.receive
-    receive_cancel: Callable[[Memory, str, int], Memory] = delivery.receive_cancel
-    receive_birth_answer: Callable[[Memory, str | None, str, str, int], Memory] = (
-        delivery.receive_birth_answer
-    )
-    receive_acknowledgement: Callable[[Memory, str, str, int], Memory] = delivery.receive_acknowledgement
-    fresh: Callable[..., Process] = processes.fresh
-    adopted: Callable[..., UpdateRecord] = adopted
-    outdated: Callable[[UpdateRecord, World], bool] = outdated
-    opens_synced: bool = True
-    """The journal is synced when it is opened, before it is believed."""
-    journal_synced: bool = True
-    """A transaction is synced before anything depends on it."""
+__all__ = ["EPOCHS", "Decision", "Machine", "Rules", "Said", "State", "Watch", "Way", "resting"]
 
 
 class Machine:
@@ -147,7 +80,7 @@ class Machine:
 
     def memory(self, memory: Memory) -> int:
         """The number of a memory. Only the order of its reports counts, and whether there was an outage."""
-        number = self.memories.number(_ranked(memory))
+        number = self.memories.number(ranked(memory))
         if number == len(self._record_of):
             known = self.memories[number]
             self._record_of.append(self._records.number(known.record))
@@ -158,7 +91,8 @@ class Machine:
         """The number of an engine."""
         number = self.engines.number(engine)
         if number == len(self._view_of):
-            view = (engine.containers, tuple(engine.images.items()), engine.disk.volumes[-1].snapshots)
+            now = engine.disk.volumes[-1]
+            view = (engine.containers, tuple(engine.images.items()), tuple(listed(now).items()))
             self._view_of.append(self._views.number(view))
             self._settled.append(engine.disk.settled)
         return number
@@ -235,7 +169,7 @@ class Machine:
             outage_ms=None if process.down is None else int(process.down),
             hold=process.hold,
             locked_ms=process.locked_ms if process.lock else None,
-            snapshots={g: kind for g, kind, _ in engine.disk.volumes[-1].snapshots},
+            snapshots=listed(engine.disk.volumes[-1]),
             survived_ms=process.survived_ms,
         )
 
@@ -464,33 +398,3 @@ class Machine:
     def outdated(self, state: State) -> bool:
         """Whether the journal is older than what was done here, which sets it aside at the start."""
         return self.rules.outdated(self.memory_of(state).record, self.world(state))
-
-
-def resting(record: UpdateRecord, step: Step, world: World) -> bool:
-    """Whether nothing more will happen by itself."""
-    if record.phase is not Phase.IDLE or record.queued is not None or not isinstance(step, Wait):
-        return False
-    previous = record.previous.image.digest if record.previous is not None else ""
-    if record.probation_left_ms > 0 and world.images.get(previous) is ImageState.PRESENT:
-        return record.current is None
-    if any(state is SnapshotState.TAKEN for state in world.snapshots.values()) and record.duty:
-        return False
-    current = world.find(record.current)
-    return record.current is None or (current is not None and current.stable(record.current.health))
-
-
-def _ranked(memory: Memory) -> Memory:
-    """The same memory with the lowest sequences that keep its reports in order, and outages of any length as one."""
-    numbers = sorted({r.sequence for r in (*memory.outbox, *memory.finished)})
-    rank = {sequence: n for n, sequence in enumerate(numbers, 1)}
-
-    def ranked(r: Report) -> Report:
-        return replace(r, sequence=rank[r.sequence], downtime_ms=r.downtime_ms and 1)
-
-    record = memory.record
-    if record.downtime_ms:
-        record = replace(record, downtime_ms=1)
-    return Memory(
-        record, len(numbers), tuple(map(ranked, memory.outbox)), tuple(map(ranked, memory.finished)),
-        memory.early_cancel,
-    )  # fmt: skip

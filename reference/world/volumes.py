@@ -14,6 +14,14 @@ EXCHANGED = "~"
 """Marks a copy that is the volume already, though its state does not say so yet: the inode tells."""
 
 
+def listed(now: Volumes) -> dict[int, SnapshotState]:
+    """The copies as the runtime tells of them: one that was exchanged is restored, whether that was noted or not."""
+    return {
+        generation: SnapshotState.RESTORED if content.startswith(EXCHANGED) else state
+        for generation, state, content in now.snapshots
+    }
+
+
 def perform(
     values: Values, step: PrepareSnapshot | Snapshot | RestoreSnapshot | RemoveSnapshot
 ) -> Iterator[tuple[Atom, Values]]:

@@ -17,6 +17,7 @@ MOVING = frozenset({
 """Fields of Job, Report, UpdateRecord, Memory and ClientState: whoever changes one has a rule of his own."""
 ALLOWED = {
     "reference/world/machine.py": "numbers that only name an order are made the lowest ones, so that states merge",
+    "reference/world/state.py": "the same, for the reports of a device",
     "reference/world/nouns.py": "limits, which have a field of the same name",
     "reference/service/records.py": "compares two jobs without what only orders their reports",
     "reference/demo/judge.py": "a verdict on a story, which has an outcome and a reason of its own",

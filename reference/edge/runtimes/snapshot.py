@@ -70,7 +70,11 @@ class SnapshotStore:
             if _GENERATION.fullmatch(path.stem) is None:
                 continue  # somebody else's
             try:
-                found[int(path.stem)] = self._read(int(path.stem))[0]
+                state, volumes = self._read(int(path.stem))
+                # An exchange that a cut kept from being noted was made all the same: that copy is no copy any more.
+                exchanged = bool(volumes) and all(_inode(v.path) == v.inode for v in volumes)
+                brought_back = state is SnapshotState.TAKEN and exchanged
+                found[int(path.stem)] = SnapshotState.RESTORED if brought_back else state
             except EngineError as error:
                 if path.exists():
                     self._set_aside(path, error)
@@ -163,7 +167,7 @@ class SnapshotStore:
                 _remove(_discarded(volume))
                 volume.copy.rename(aside)
                 log.warning("what the failed version left is kept", extra={"path": str(aside)})
-            _remove([volume.copy])
+            _remove([volume.copy, _aside(volume)])
             fsync_dir(parent)
         path.unlink(missing_ok=True)
         fsync_dir(self._folder)
@@ -200,7 +204,7 @@ def _beside(path: Path, generation: int) -> Volume:
 
 def _bring_back(volume: Volume) -> None:
     """Make the copy the volume. Done already, half done, and not begun are told apart by the copy's inode."""
-    aside = volume.copy.with_name(volume.copy.name + ".aside")
+    aside = _aside(volume)
     if _inode(volume.path) != volume.inode:
         if _inode(volume.copy) != volume.inode:
             raise EngineError("the copy of the volume is gone", where=str(volume.copy))
@@ -211,6 +215,11 @@ def _bring_back(volume: Volume) -> None:
         volume.copy.rename(volume.path)
     if aside.exists() and not volume.copy.exists():
         aside.rename(volume.copy)
+
+
+def _aside(volume: Volume) -> Path:
+    """Where the volume is for a moment, where names cannot be exchanged in one step."""
+    return volume.copy.with_name(volume.copy.name + ".aside")
 
 
 def _discarded(volume: Volume) -> Iterator[Path]:

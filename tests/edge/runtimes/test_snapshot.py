@@ -341,3 +341,17 @@ def test_what_was_discarded_goes_whatever_the_volume_is_called(tmp_path: Path) -
         store.remove(generation)
     beside = sorted(p.name for p in volume.parent.iterdir())
     assert beside == [".data1x.discarded-1", ".data[1]*.discarded-4", "data[1]*"]
+
+
+def test_an_exchange_that_a_cut_kept_from_being_noted_is_listed_as_made(device: Device) -> None:
+    """Else the next trial would take that copy for one of its own, and bring nothing back from it."""
+    device.take()
+    described = device.folder / "state" / "snapshots" / "2.json"
+    taken = described.read_bytes()
+    device.write("new")
+    device.store.restore(2)
+    described.write_bytes(taken)
+    assert device.store.states() == {2: SnapshotState.RESTORED}
+    assert device.read() == ["old", "old"]
+    device.store.remove(2)
+    assert device.store.states() == {} and device.read() == ["old", "old"]
