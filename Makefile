@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help setup demo test lint format verify crash conformance bench bench-api bench-crash lock clean
+.PHONY: help setup demo test lint format verify crash conformance bench bench-api lock clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,12 +72,10 @@ conformance: setup ## OCI's own conformance suite against our registry (needs Go
 
 bench: setup ## measure, against a floor measured in the same run
 	@$(BIN)/python tools/bench.py
+	@$(BIN)/python -m tools.bench_crash
 
 bench-api: setup ## measure the API, the way to the devices and the registry, against floors in the same run
 	@$(BIN)/python -m tools.bench_api
-
-bench-crash: setup ## measure the explorer, the search and the real cuts, against floors in the same run
-	@$(BIN)/python -m tools.bench_crash
 
 lock: ## pin the dependencies again, with hashes and without addresses
 	@bash tools/lock

@@ -5,13 +5,20 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from reference.cli.explored import spread
 from reference.cli.output import FAILED, GOOD, show_json
+from reference.cli.search import stream
 from reference.core.errors import InputError
 from reference.world.mutants.judge import Baseline, Mutant, Verdict, judge
 from reference.world.mutants.table import CONTROLS, EXPLAINED, MUTANTS
+from reference.world.search.mutants import MUTANTS as SEARCHED
+from reference.world.search.mutants import Mutant as SearchMutant
+from reference.world.search.seeds import Search
+
+MOST_SEEDS = 5000
+"""Seeds in which a mutant of the search is looked for."""
 
 
 @dataclass
@@ -65,11 +72,26 @@ def _row(verdict: Verdict) -> dict[str, object]:
 
 def _judge(name: str) -> Verdict:
     """One of them, in a process of its own."""
-    return judge(_all()[name], Baseline())
+    order = _all()[name]
+    return judge(order, Baseline()) if isinstance(order, Mutant) else _searched(order)
 
 
-def _all() -> dict[str, Mutant]:
-    return {m.name: m for m in (*MUTANTS, *CONTROLS, *(mutant for mutant, _ in EXPLAINED))}
+def _searched(mutant: SearchMutant) -> Verdict:
+    """Look for one that shows only where messages come out of order: seed after seed, until an invariant breaks."""
+    search = Search(stream, mutant.sides)
+    verdict = Verdict(mutant.name, "delivery", mutant.about, how="search")
+    for seed in range(MOST_SEEDS):
+        result = search.seed(seed)
+        if result.violations and not Search(stream).seed(seed).violations:
+            by = tuple(sorted({v.invariant for v in result.violations}))
+            return replace(verdict, by=by, story=f"seed {seed}", states=seed + 1)
+    return replace(verdict, states=MOST_SEEDS)
+
+
+def _all() -> dict[str, Mutant | SearchMutant]:
+    explained = (mutant for mutant, _ in EXPLAINED)
+    every: tuple[Mutant | SearchMutant, ...] = (*MUTANTS, *SEARCHED, *CONTROLS, *explained)
+    return {m.name: m for m in every}
 
 
 def run(only: list[str], processes: int, as_json: bool) -> int:
@@ -122,7 +144,8 @@ def _show(result: Mutated) -> None:
     for alive, verdicts in rows:
         for v in verdicts:
             depth = "-" if not v.killed else v.how if v.how != "enumerate" else _depth(v)
-            table.add_row(v.name, v.part, ", ".join(v.by) or alive, v.story or "-", depth, f"{v.states:,}")
+            seen = f"{v.states:,}" + (" seeds" if v.how == "search" else "")
+            table.add_row(v.name, v.part, ", ".join(v.by) or alive, v.story or "-", depth, seen)
     console.print(table)
     for verdict in result.explained:
         console.print(f"{verdict.name}: {verdict.safeguard} {_why(verdict.name)}", highlight=False)

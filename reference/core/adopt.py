@@ -43,7 +43,9 @@ def adopted(world: World, epoch: str, health: Health) -> UpdateRecord:
     others = [i for i in installed[1:] if i.image.digest != current.image.digest]
     taken = [g for g, state in world.snapshots.items() if state is SnapshotState.TAKEN]
     interrupted = not ranked[0].running and any(generation > current.generation for generation in taken)
-    previous = others[0] if others else None
+    # What is only half there is nothing to go back to.
+    whole = (i for i in others if world.images.get(i.image.digest) is ImageState.PRESENT)
+    previous = next(whole, None)
     on_trial = ranked[0].running and previous is not None and previous.generation < current.generation
     return UpdateRecord(
         epoch=epoch, current=current, previous=previous, duty=interrupted,

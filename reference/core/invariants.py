@@ -182,14 +182,15 @@ def terminal_is_final(before: Job, after: Job) -> list[Violation]:
     return []
 
 
-def bounded(memory: Memory, world: World, limits: Limits) -> list[Violation]:
-    """Attempts, boots, the outbox and, when idle, images and containers stay within their limits."""
+def bounded(memory: Memory, step: Step, world: World, limits: Limits) -> list[Violation]:
+    """Attempts and boots stay within their limits; so do images, when there is nothing left to remove of them."""
     record = memory.record
     sizes = {
         "attempts": (record.attempts, max(limits.pull_attempts_many, limits.act_attempts)),
         "boots": (record.boots, limits.boots),
     }
-    if record.phase is Phase.IDLE:
+    busy = record.duty or record.probation_left_ms > 0 or world.failures >= limits.act_attempts
+    if record.phase is Phase.IDLE and isinstance(step, Wait) and not busy and not world.hold:
         sizes["images"] = (len(world.images), limits.images_kept)
     return [Violation("bounded", f"{what}: {n} > {most}") for what, (n, most) in sizes.items() if n > most]
 
@@ -229,7 +230,7 @@ def every_step(memory: Memory, step: Step, world: World, limits: Limits) -> list
         *lock_honoured(record, step, world),
         *volume_whole(record, step, world),
         *status_not_ahead(memory),
-        *bounded(memory, world, limits),
+        *bounded(memory, step, world, limits),
     ]
     if isinstance(step, Journal):
         found += success_proved(record, step.record, world)

@@ -17,6 +17,7 @@ from reference.core.delivery import Memory
 from reference.core.job import Job, JobStatus, Report
 from reference.core.limits import Limits
 from reference.core.model import Container, ContainerState, HealthState, Image, ImageState, Phase, World
+from reference.core.steps import Wait
 from reference.core.update import UpdateRecord
 from reference.power.desk import Said
 from reference.power.ends import End
@@ -136,7 +137,7 @@ def at_rest(after: Stored, rest: Rest, version: Mapping[str, str], limits: Limit
     found += [Problem(Kind.FALSE_REPORT, what) for what in _lied(rest, memory)]
     world = _world(rest)
     broken = [
-        *invariants.bounded(memory, world, limits),
+        *invariants.bounded(memory, Wait(1, "at rest"), world, limits),
         *invariants.one_install_per_generation(rest.stored.switched),
     ]
     if after.memory is not None:

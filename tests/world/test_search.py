@@ -114,6 +114,12 @@ def test_what_is_known_still_happens(name: str) -> None:
     assert Search(stream).play(GAPS[name]).known[name] > 0, "mended, or does it take another list now?"
 
 
+@pytest.mark.parametrize("name", sorted(GAPS.keys() - KNOWN.keys()))
+def test_what_was_mended_stays_so(name: str) -> None:
+    result = Search(stream).play(GAPS[name])
+    assert (result.violations, result.known) == ((), Counter())
+
+
 def test_a_journal_that_is_lost_on_trial_leaves_nothing_unhealthy() -> None:
     result = Search(stream).play([Fault(ORDER, 3, 0, 6), Fault(LOST, 12, 0)])
     assert (result.violations, result.known, result.fired[LOST]) == ((), Counter(), 1)
