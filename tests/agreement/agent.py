@@ -106,7 +106,7 @@ async def live(task: Task) -> int:
     held, lock = hold_file(device.state), device.run / "lock"
     eyes = Eyes(runtime, settings.client, device.run, settings.seed, hold_file=held, lock_file=lock)
     with alone(device.state), alone(device.run):
-        journal = await open_journal(settings, eyes)
+        journal = await open_journal(settings, eyes, runtime)
         agent = Agent(settings, runtime, journal, eyes, LIMITS)
         service = Service(agent, device.heard)
         running = asyncio.create_task(agent.run())
