@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from reference.cli.output import FAILED, GOOD, show_json
 from reference.core.errors import InputError
 from reference.world.search.faults import FAULTS, Chance, Kind
-from reference.world.search.known import KNOWN
 from reference.world.search.seeds import Case, Search, case_from_json
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ class Part:
     digests: bytes
     fired: Counter[Kind]
     ends: Counter[str]
-    known: Counter[str]
     failed: tuple[int, ...]
 
 
@@ -66,7 +64,6 @@ class Totals:
     processes: int = 1
     fired: Counter[Kind] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
-    known: Counter[str] = field(default_factory=Counter)
     failed: list[int] = field(default_factory=list)
     cases: list[tuple[Case, Path]] = field(default_factory=list)
     trace_hash: str = ""
@@ -83,7 +80,6 @@ class Totals:
             "violations": [_violated(seed, small.get(seed)) for seed in self.failed],
             "fired": {kind.value: self.fired[kind] for kind in FAULTS},
             "ends": dict(sorted(self.ends.items())),
-            "known": {name: self.known[name] for name in KNOWN},
             "trace_hash": self.trace_hash,
         }
 
@@ -100,17 +96,15 @@ def play(seeds: range) -> Part:
     """Play these seeds in this process."""
     fired: Counter[Kind] = Counter()
     ends: Counter[str] = Counter()
-    known: Counter[str] = Counter()
     digests, failed = [], []
     for seed in seeds:
         found = _search().seed(seed)
         fired.update(found.fired)
         ends.update(found.ends)
-        known.update(found.known)
         digests.append(found.digest)
         if found.violations:
             failed.append(seed)
-    return Part(len(seeds), b"".join(digests), fired, ends, known, tuple(failed))
+    return Part(len(seeds), b"".join(digests), fired, ends, tuple(failed))
 
 
 def _alone() -> None:
@@ -131,7 +125,6 @@ def search(seeds: int, first: int, processes: int, say: Callable[[Totals], None]
         totals.seeds += part.seeds
         totals.fired.update(part.fired)
         totals.ends.update(part.ends)
-        totals.known.update(part.known)
         totals.failed += part.failed
         totals.seconds = time.perf_counter() - began
         say(totals)
@@ -257,8 +250,6 @@ def _show(console: Console, totals: Totals) -> None:
     console.print(table)
     ends = ", ".join(f"{count} {end}" for end, count in sorted(totals.ends.items()))
     console.print(f"\njobs: {ends}", highlight=False)
-    for name, count in totals.known.items():
-        console.print(f"[yellow]known[/] {name}, {count} times: {KNOWN[name]}", highlight=False)
     for case, path in totals.cases:
         first = case.violations[0]
         console.print(

@@ -144,6 +144,14 @@ def receive_birth_answer(
     return _without_early(replace(memory, record=replace(record, floor=known)))
 
 
+def given_up(memory: Memory, sent_nonce: str | None, nonce: str, epoch: str) -> bool:
+    """Whether an answer that says "replaced" is to our last birth, and of this journal: then it is to be set aside.
+
+    It happens when a journal was lost twice and births overtook each other, and when an old disk comes back.
+    """
+    return sent_nonce is not None and nonce == sent_nonce and epoch == memory.record.epoch
+
+
 def receive_acknowledgement(memory: Memory, epoch: str, job_id: str, sequence: int) -> Memory:
     """The service has stored a report: it and older ones of its job leave the outbox."""
     if epoch != memory.record.epoch:
@@ -263,7 +271,8 @@ class BirthVerdict(StrEnum):
     KNOWN = "known"
     NEW = "new"
     REPLACED = "replaced"
-    """A journal that was given up has come back (a clone, a restored disk): it gets no answer."""
+    """A journal that was given up has come back (a restored disk, a birth that was overtaken): it is told so, and never
+    becomes valid again."""
 
 
 class StatusVerdict(StrEnum):

@@ -120,13 +120,17 @@ class Agent:
             self._told.set()
         self._wake.set()
 
+    def give_up(self, why: JournalError) -> None:
+        """End `run` with this error: the journal is to be set aside, and another one made from what runs."""
+        self._lost = why
+        self._wake.set()
+
     def _reload(self) -> None:
         try:
             self._journal.reload()
         except JournalError as error:
             if error.reason is Reason.JOURNAL_CORRUPT:
-                self._lost = error  # Nothing that is remembered can be believed: the loop ends with it.
-                self._wake.set()
+                self.give_up(error)  # Nothing that is remembered can be believed: the loop ends with it.
             raise
 
     def _tell_failed(self, error: BlackstartError) -> None:

@@ -209,7 +209,11 @@ class Conversation:
 
     def _reply(self, reply: Reply) -> None:
         memory = self._agent.memory
-        if (answer := reply.birth) is not None:
+        if (answer := reply.birth) is not None and answer.replaced:
+            if delivery.given_up(memory, self._nonce, answer.nonce, answer.journal_epoch):
+                todo = "It may have been lost and come back, or this is an old disk."
+                self._agent.give_up(JournalError("was replaced by a newer one of this device", todo=todo))
+        elif answer is not None:
             nonce = self._nonce
             memory = delivery.receive_birth_answer(
                 memory, nonce, answer.nonce, answer.journal_epoch, answer.floor

@@ -194,11 +194,16 @@ class CancelCommand(_Message):
 
 
 class BirthAnswer(_Part):
-    """Answer to a birth: the nonce comes back, and the generation floor with it."""
+    """Answer to a birth: the nonce comes back, and the generation floor with it.
+
+    `replaced`: a newer journal of this device is known already, and this one is never valid again. The device is to set
+    it aside and to make another from what runs; the floor says nothing then.
+    """
 
     nonce: Nonce
     journal_epoch: Epoch
     floor: Floor
+    replaced: bool = False
 
 
 class Acknowledgement(_Part):

@@ -130,7 +130,7 @@ class Inbox:
             self._metrics.messages.labels(topic.kind.value, found.verdict).inc()
             if found.verdict in ("replaced", "wrong_epoch", ingest.UNKNOWN_CLIENT):
                 extra = {"topic": address, "verdict": found.verdict, "epoch": said.journal_epoch}
-                log.warning("a message is not answered", extra=extra)
+                log.warning("a message counts for nothing", extra=extra)
             await self._answer(topic, found)
 
     def _read(self, address: str, payload: bytes) -> tuple[Topic, Birth | StatusMessage] | None:

@@ -348,3 +348,11 @@ def test_refusals_of_what_somebody_repeats_are_few() -> None:
     refused = [r.job_id for r in memory.outbox if r.status is JobStatus.REJECTED]
     assert refused == [f"job-{n}" for n in range(100 - delivery.REFUSALS_KEPT, 100)]
     assert ("job-101", JobStatus.IN_PROGRESS) in statuses(memory)
+
+
+def test_only_an_answer_to_our_birth_says_that_our_journal_was_given_up() -> None:
+    memory = Memory(UpdateRecord("epoch-2", floor=3))
+    assert delivery.given_up(memory, "n", "n", "epoch-2")
+    assert not delivery.given_up(memory, None, "n", "epoch-2"), "nothing was asked"
+    assert not delivery.given_up(memory, "n", "m", "epoch-2")
+    assert not delivery.given_up(memory, "n", "n", "epoch-1")

@@ -47,6 +47,14 @@ class Device:
         reply = Reply(tenant_id="acme", client_id="edge-1", birth=said)
         await self.link.events.put(self.link.message(REPLIES, sign(reply, KEY)))
 
+    async def tell_replaced(self, nonce: str | None = None, epoch: str | None = None) -> None:
+        birth = self.births()[-1]
+        said = BirthAnswer(
+            nonce=nonce or birth.nonce, journal_epoch=epoch or birth.journal_epoch, floor=0, replaced=True
+        )
+        reply = Reply(tenant_id="acme", client_id="edge-1", birth=said)
+        await self.link.events.put(self.link.message(REPLIES, sign(reply, KEY)))
+
     async def more_births_than(self, count: int) -> Birth:
         await self.bench.until(lambda: len(self.births()) > count)
         return self.births()[-1]
@@ -115,6 +123,24 @@ async def test_a_report_that_stays_unanswered_brings_a_birth(bench: Bench) -> No
         again = await device.more_births_than(known)
         assert again.nonce != device.births()[0].nonce
         assert device.statuses() >= conversing.UNANSWERED_SENDS
+
+
+async def test_a_journal_that_was_replaced_is_given_up(bench: Bench) -> None:
+    """Else the service would never listen to this device again. The process sets it aside and makes another."""
+    bench.runtime.install(installed(1).image, 1)
+    bench.start(UpdateRecord("epoch", floor=3, current=installed(1)))
+    async with speaking(bench) as device:
+        await device.more_births_than(0)
+        await device.tell_replaced(nonce="somebody-elses-nonce")
+        await device.tell_replaced(epoch="another-epoch")
+        await asyncio.sleep(0.1)
+        assert bench.record.floor == 3, "that is an answer to nothing that was asked"
+        await device.tell_replaced()
+        with pytest.raises(JournalError) as caught:
+            await bench.until(lambda: False)
+    with pytest.raises(JournalError):
+        await bench.stop()
+    assert caught.value.reason is Reason.JOURNAL_CORRUPT and "replaced" in str(caught.value)
 
 
 async def test_a_long_step_is_told_again(bench: Bench) -> None:

@@ -6,11 +6,12 @@ again, what a connection forgets, which rows wait in the outbox.
 
 from __future__ import annotations
 
+from reference.core import delivery
 from reference.core.invariants import Violation
 from reference.core.job import Report
 from reference.world.machine import State
 from reference.world.nouns import FAR
-from reference.world.search.device import Turn, end_of, in_words
+from reference.world.search.device import Heard, Turn, end_of, in_words
 from reference.world.search.faults import Kind
 from reference.world.search.parties import Device
 from reference.world.search.service_side import ServiceSide
@@ -64,15 +65,13 @@ class Bench(ServiceSide):
         verdict = ""
         match message:
             case Ordered(command):
-                order = driver.commands[command]
-                late_before = self._expired(who, order.expires_at_ms)
-                heard = driver.hear_command(device.state, command, self.round * ROUND_MS + device.clock_ms)
+                heard = self._hear_command(who, flight, command)
                 verdict = heard.verdict
-                if verdict == "not_ready":
-                    device.born = -99
-                self._count_command(who, flight, order.generation, late_before)
             case Canceled(job_id, generation):
                 heard = driver.hear_cancel(device.state, job_id, generation)
+            case Answer(_, _, _, True):
+                self._given_up(who, message, flight.fault)
+                return
             case Answer(nonce, epoch, floor):
                 expected = nonce == device.nonce
                 heard = driver.hear_answer(device.state, device.nonce is not None, expected, epoch, floor)
@@ -151,6 +150,27 @@ class Bench(ServiceSide):
         self.wrong(who, turn.found)
         atoms = after % (len(turn.way) + 1)
         return turn.way[atoms - 1] if atoms else device.state
+
+    def _hear_command(self, who: int, flight: Flight, command: int) -> Heard:
+        device, driver = self.devices[who], self.world.driver
+        order = driver.commands[command]
+        late_before = self._expired(who, order.expires_at_ms)
+        heard = driver.hear_command(device.state, command, self.round * ROUND_MS + device.clock_ms)
+        if heard.verdict == "not_ready":
+            device.born = -99
+        self._count_command(who, flight, order.generation, late_before)
+        return heard
+
+    def _given_up(self, who: int, answer: Answer, fault: Kind | None) -> None:
+        """The service says that this journal was replaced: if that is to our birth, there is to be another one."""
+        device, driver = self.devices[who], self.world.driver
+        sent = None if device.nonce is None else str(device.nonce)
+        self.say(who, f"hears {about(answer, driver)}")
+        self.trace.append(code(answer))
+        if fault is not None:
+            self.count(fault)
+        if delivery.given_up(driver.memory_of(device.state), sent, str(answer.nonce), answer.epoch):
+            self.lose_journal(who)
 
     def lose_journal(self, who: int) -> None:
         """Its journal cannot be believed, and is made anew."""

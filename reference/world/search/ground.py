@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from reference.core.invariants import Violation
 from reference.world.search.faults import DEVICES, Fault, Kind
-from reference.world.search.known import gap
 from reference.world.search.parties import Client, Device
 from reference.world.search.wire import DOWN, UP, Answer, Down, Flight, Ordered, Up, about
 from reference.world.search.world import ROUND_MS, World
@@ -35,7 +34,6 @@ class Ground:
         self.restores = 0
         self.armed: list[list[Fault]] = [[] for _ in range(DEVICES)]
         self.fired: Counter[Kind] = Counter()
-        self.known: Counter[str] = Counter()
         self.found: list[Violation] = []
         self.trace: list[int] = []
         for client in self.clients:
@@ -48,12 +46,8 @@ class Ground:
             self._say(who, f"{self.round:5}  {where:8}  {what}")
 
     def wrong(self, who: int, found: tuple[Violation, ...]) -> None:
-        """Something does not hold, unless it is known not to."""
+        """Something does not hold."""
         for violation in found:
-            client = self.world.desk.kept[self.clients[who].kept].client
-            if (name := gap(self.world.driver, self.devices[who], client, violation)) is not None:
-                self.known[name] += 1
-                continue
             told = Violation(violation.invariant, f"device {who}: {violation.detail}")
             if told not in self.found:
                 self.found.append(told)

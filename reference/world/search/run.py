@@ -39,8 +39,6 @@ class Result(NamedTuple):
     """Faults that had an effect."""
     ends: Counter[str]
     """How jobs ended at the service."""
-    known: Counter[str]
-    """What is known not to hold, and did not."""
 
 
 class Run:
@@ -93,7 +91,7 @@ class Run:
         digest = hashlib.blake2b(struct.pack(f"<{len(trace)}Q", *trace), digest_size=16).digest()
         jobs = (j for client in bench.clients for j in desk.kept[client.kept].jobs)
         ends = Counter((j.outcome or j.status).value for j in jobs)
-        return Result(digest, tuple(bench.found), bench.fired, ends, bench.known)
+        return Result(digest, tuple(bench.found), bench.fired, ends)
 
     # ---- a round
 

@@ -39,6 +39,8 @@ class ServiceSide(Ground):
                 client.named = max(client.named, floor or 0)
                 if born.answered:
                     self._answer(who, client, nonce, epoch)
+                else:
+                    self.to_device(who, Answer(nonce, epoch, 0, True))
                 if flight.fault is not None:
                     self.count(flight.fault)
             case Status(number, epoch, running):

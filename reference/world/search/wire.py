@@ -27,6 +27,8 @@ class Answer(NamedTuple):
     nonce: int
     epoch: str
     floor: int
+    replaced: bool = False
+    """This journal was given up."""
 
 
 class Acknowledged(NamedTuple):
@@ -86,8 +88,8 @@ def code(message: Down | Up) -> int:
             return 11
         case Canceled(_, generation):
             return 1_000 + generation
-        case Answer(nonce, _, floor):
-            return 1_000_000 + 1_000 * nonce + floor
+        case Answer(nonce, _, floor, replaced):
+            return 1_000_000 + 1_000 * nonce + (999 if replaced else floor)
         case Acknowledged(_, _, sequence):
             return 3_000 + sequence
         case _:
@@ -102,8 +104,9 @@ def about(message: Down | Up, driver: Driver) -> str:
             return f"command {order.generation} ({order.job_id}, {order.image.version})"
         case Canceled(job_id, generation):
             return f"cancel of {job_id}, generation {generation}"
-        case Answer(nonce, epoch, floor):
-            return f"answer to birth {nonce} of {epoch}: floor {floor}"
+        case Answer(nonce, epoch, floor, replaced):
+            said = "that journal was replaced" if replaced else f"floor {floor}"
+            return f"answer to birth {nonce} of {epoch}: {said}"
         case Acknowledged(epoch, job_id, sequence):
             return f"acknowledgement of report {sequence} of {job_id} in {epoch}"
         case Announced(nonce, epoch, floor, open_job, _):
