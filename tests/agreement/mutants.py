@@ -98,12 +98,13 @@ def copy_named_first() -> AtEnd:
 
 
 def exchanged_blindly() -> AtEnd:
-    """A volume is exchanged with its copy without a look at which of the two it is."""
+    """A volume is exchanged with its copy, and a copy listed, without a look at which of the two it is."""
 
     def bring_back(volume: Volume) -> None:
         assert snapshot._exchange(volume.copy, volume.path)
 
     put(snapshot, "_bring_back", bring_back)
+    put(snapshot, "_inode", lambda _: None)
     return nothing
 
 
