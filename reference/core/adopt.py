@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reference.core.errors import Reason
 from reference.core.model import Health, ImageState, Installed, SnapshotState, World
 from reference.core.record import UpdateRecord
 
@@ -29,7 +30,7 @@ def adopted(world: World, epoch: str, health: Health) -> UpdateRecord:
     that had proved itself. The other's image is kept as previous. `health` is how they are judged from now on.
 
     One that runs beside an older container may have been on trial: it has to be healthy for as long as a trial may
-    take, as on probation, or the older one comes back. When nothing runs and a snapshot of the volume was taken for a
+    take, as on probation, or the older one comes back (the reason `journal_corrupt` marks that). When nothing runs and a snapshot of the volume was taken for a
     newer generation, its trial was not over: the record is in duty, which brings the volume back first.
     """
     ranked = sorted(world.containers, key=lambda c: (not c.running, c.generation, c.id))
@@ -50,4 +51,6 @@ def adopted(world: World, epoch: str, health: Health) -> UpdateRecord:
     return UpdateRecord(
         epoch=epoch, current=current, previous=previous, duty=interrupted,
         probation_left_ms=health.deadline_ms if on_trial else 0,
+        reason=Reason.JOURNAL_CORRUPT if on_trial else None,
+        message=f"the journal was lost while {current.image.version} may have been on trial" if on_trial else "",
     )  # fmt: skip

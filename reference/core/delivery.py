@@ -321,10 +321,11 @@ def orphaned(job: Job, verdict: BirthVerdict, open_job_id: str | None, reported:
     """The job after a birth: one that ran in a journal which is gone has nobody left who would report its end.
 
     `open_job_id` is what the new journal says it works on, `reported` the floor that births before this one have named:
-    a job at or under it was taken, though no status of it has arrived. One that no device has taken is still to be sent.
+    a job at or under it was taken, though no status of it has arrived, unless a newer one stands above it. One that no
+    device has taken is still to be sent.
     """
     taken = job.status is JobStatus.IN_PROGRESS or (
-        job.status is JobStatus.QUEUED and job.generation <= reported
+        job.status is JobStatus.QUEUED and job.superseded_by is None and job.generation <= reported
     )
     if verdict is not BirthVerdict.NEW or not taken or job.id == open_job_id:
         return job

@@ -6,7 +6,17 @@ from dataclasses import replace
 
 from reference.core.errors import Reason
 from reference.core.limits import Limits
-from reference.core.model import Container, ImageState, Installed, Outcome, Phase, SnapshotState, World
+from reference.core.model import (
+    Command,
+    Container,
+    Health,
+    ImageState,
+    Installed,
+    Outcome,
+    Phase,
+    SnapshotState,
+    World,
+)
 from reference.core.record import UpdateRecord, cleared
 from reference.core.steps import (
     Create,
@@ -42,7 +52,8 @@ def idle(record: UpdateRecord, world: World, limits: Limits) -> Step:
     if (end := _given_up(record, installed, container, world, limits)) is not None:
         return end
     if container is None or not container.running:
-        return _volume_back(record, world, limits) or bring_up(installed, container, world, limits)
+        step = _volume_back(record, world, limits) or bring_up(installed, container, world, limits)
+        return (isinstance(step, Wait) and _meanwhile(record, installed, world, limits)) or step
     if record.duty and container.stable(installed.health):
         return _back(record, installed)
     if record.duty and container.sick(installed.health):
@@ -55,9 +66,21 @@ def idle(record: UpdateRecord, world: World, limits: Limits) -> Step:
 
 
 def _kept_tidy(record: UpdateRecord, world: World, limits: Limits) -> Step | None:
-    """What a cut brought back, or a lost journal left, goes; not while it may still be needed, nor again and again."""
-    needed = record.duty or record.probation_left_ms > 0
-    return None if needed or world.failures >= limits.act_attempts else tidy(record, world)
+    """What a cut brought back, or a lost journal left, goes; not while it may still be needed.
+
+    An image or a container that cannot be removed is not tried again and again. A copy of the volume is: an old one must
+    never be there to be taken for a newer job's.
+    """
+    if record.duty or _adopted_on_trial(record):
+        return None
+    if world.failures >= limits.act_attempts and not world.snapshots:
+        return None
+    return tidy(record, world)
+
+
+def _adopted_on_trial(record: UpdateRecord) -> bool:
+    """Whether current was on trial when the journal was lost: what was taken of the volume for it is still needed."""
+    return record.probation_left_ms > 0 and record.reason is Reason.JOURNAL_CORRUPT
 
 
 def _rest_in_duty(
@@ -86,8 +109,16 @@ def begin(record: UpdateRecord, world: World) -> Journal | None:
     if queued is None:
         return None
     if current is not None and current.generation == queued.generation and _on_probation(record, world):
-        return None
+        return _learned(record, current, queued)
     return Journal(replace(cleared(record), phase=Phase.ACCEPTED, job=record.queued, queued=None))
+
+
+def _learned(record: UpdateRecord, current: Installed, queued: Command) -> Journal | None:
+    """What was adopted is judged by defaults, until its command comes again and says how."""
+    if current.health == queued.health:
+        return None
+    before = record.previous and replace(record.previous, health=queued.health)
+    return Journal(replace(record, current=replace(current, health=queued.health), previous=before))
 
 
 def _probation(record: UpdateRecord, world: World, limits: Limits) -> Step | None:
@@ -109,7 +140,7 @@ def _probation(record: UpdateRecord, world: World, limits: Limits) -> Step | Non
         if world.survived_ms >= min(record.probation_left_ms, limits.probation_step_ms):
             left_ms = max(0, record.probation_left_ms - world.survived_ms)
             survived = replace(record, probation_left_ms=left_ms, boots=0)
-            return Journal(survived if left_ms else replace(survived, boot_id=None))
+            return Journal(survived if left_ms else replace(cleared(survived), boot_id=None))
         ill = container.sick(current.health) or container.unsteady(current.health)
         if not ill and world.restores <= limits.probation_attempts:  # The last start gets its chance.
             return None
@@ -126,14 +157,18 @@ def _on_probation(record: UpdateRecord, world: World) -> bool:
     return world.images.get(previous.image.digest) is ImageState.PRESENT
 
 
-def _fall_back(record: UpdateRecord, world: World, why: str) -> Journal:
+def _fall_back(record: UpdateRecord, world: World, why: str) -> Step:
     """A local action: the job of `current` has ended and stays as it was reported.
 
-    A snapshot is left only where the journal was lost during a trial: then the volume has to come back, too.
+    Where the journal was lost during a trial, a copy of the volume may have been taken for it: then that has to come back,
+    too, which is the duty's, and nothing may run meanwhile.
     """
     current, previous = record.current, record.previous
     assert current is not None and previous is not None, "nothing is on probation without a version before it"
-    migrated = restore_volume(world) is not None
+    migrated = _adopted_on_trial(record) and restore_volume(world) is not None
+    running = world.running_beside(None)
+    if migrated and running is not None:
+        return Stop(running.id)
     swapped = replace(
         record, current=previous, previous=current, boots=0, boot_id=None, duty=migrated, attempts=0
     )
@@ -153,26 +188,29 @@ def _given_up(
     if record.duty or record.previous is None:
         return None
     dead = container is None or not container.running
+    # Whatever copies of the volume are there are older than what runs on it: this duty brings none of them back.
+    duty = replace(record, duty=True, attempts=limits.restore_attempts)
     if record.reason is Reason.PROBATION_FAILED:
         worn = world.restores >= limits.restore_attempts if dead else _ill(container, installed)
-        return Journal(replace(record, duty=True)) if worn else None
+        return Journal(duty) if worn else None
     if not dead or world.restores < limits.fallback_attempts:
         return None
     message = f"{installed.image.version} ended again after {world.restores} starts"
-    return Journal(replace(record, duty=True, reason=Reason.CURRENT_FAILED, message=message))
+    return Journal(replace(duty, reason=Reason.CURRENT_FAILED, message=message))
 
 
 def _ill(container: Container | None, installed: Installed) -> bool:
-    return container is not None and container.sick(installed.health)
+    """By what is known of its health: an adopted one that was never asked for may be good by another probe."""
+    return container is not None and installed.health != Health() and container.sick(installed.health)
 
 
 def _back(record: UpdateRecord, installed: Installed) -> Journal:
     """The duty is done: whichever is stable is current from now on. That it is another one stays to be told."""
     if installed != record.current:
         back = replace(record, current=installed, previous=record.current, duty=False)
-        return Journal(replace(back, probation_left_ms=0, boots=0, boot_id=None))
+        return Journal(replace(back, probation_left_ms=0, boots=0, boot_id=None, attempts=0))
     done = cleared(record) if record.reason is Reason.CURRENT_FAILED else record
-    return Journal(replace(done, duty=False))
+    return Journal(replace(done, duty=False, attempts=0))
 
 
 def _wanted(record: UpdateRecord, world: World, limits: Limits) -> Installed | None:
@@ -184,7 +222,27 @@ def _wanted(record: UpdateRecord, world: World, limits: Limits) -> Installed | N
         container = world.find(installed)
         if container is not None and container.running and not container.sick(installed.health):
             return installed
-    return previous if (world.restores // limits.restore_attempts) % 2 else current
+    # One that cannot even be started now must not take the other's turns: it is made ready between them.
+    ready = [i for i in (current, previous) if _ready(i, world)]
+    if len(ready) == 1:
+        return ready[0]
+    return previous if ready and (world.restores // limits.restore_attempts) % 2 else current
+
+
+def _ready(installed: Installed, world: World) -> bool:
+    whole = world.images.get(installed.image.digest) is ImageState.PRESENT
+    return whole and world.find(installed) is not None
+
+
+def _meanwhile(record: UpdateRecord, installed: Installed, world: World, limits: Limits) -> Step | None:
+    """Between two starts in duty: make the other one ready, soon after a start only, so that nobody is hammered."""
+    other = record.previous if installed == record.current else record.current
+    if not record.duty or other is None or _ready(other, world) or world.error is not None:
+        return None
+    if world.since_restore_ms >= limits.revive_rest_ms:
+        return None
+    whole = world.images.get(other.image.digest) is ImageState.PRESENT
+    return Create(other.image, other.generation) if whole else Pull(other.image)
 
 
 def tidy(record: UpdateRecord, world: World) -> Step | None:

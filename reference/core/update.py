@@ -114,8 +114,6 @@ def _revive(record: UpdateRecord, world: World, limits: Limits) -> Step | None:
         return None
     if any(c.running for c in world.containers) or restore_wait_ms(world, limits) > 0:
         return None
-    if record.duty and record.attempts == 0 and (volume := restore_volume(world)) is not None:
-        return volume
     return Sync() if world.dirty else Start(current.id, trusted=True)
 
 

@@ -22,6 +22,7 @@ from reference.core.delivery import Memory, advance
 from reference.core.errors import BlackstartError, EngineError, JournalError, Reason
 from reference.core.limits import Limits
 from reference.core.model import Image
+from reference.core.record import HOLDS
 from reference.core.steps import Act, Journal, RestartEngine, Stop, Wait
 from reference.core.update import UpdateRecord, decide
 from reference.edge.executor import execute
@@ -33,6 +34,8 @@ from reference.edge.settings import EdgeSettings
 log = logging.getLogger("reference.edge")
 
 JOURNAL_RETRY_S = 1.0
+REPLACED_MOST = 3
+"""Times in one boot that a journal is given up because the service knows a newer one."""
 
 
 def _wall_ms() -> int:
@@ -119,6 +122,27 @@ class Agent:
         if memory.outbox != before.outbox:
             self._told.set()
         self._wake.set()
+
+    def replaced(self) -> None:
+        """The service knows a newer journal of this device: make another one, unless something was switched.
+
+        Only so often in one boot: two devices with one identity would replace each other for ever.
+        """
+        if self.memory.record.phase not in HOLDS:
+            return
+        marker = self._settings.run_dir / "journal-replaced"
+        try:
+            times = len(marker.read_bytes()) if marker.exists() else 0
+            if times >= REPLACED_MOST:
+                log.critical("this journal was replaced again: does another device have this identity?")
+                return
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_bytes(b"x" * (times + 1))
+        except OSError as error:
+            log.error("cannot remember that the journal was replaced", extra={"detail": str(error)})
+            return
+        todo = "It may have been lost and come back, or this is an old disk."
+        self.give_up(JournalError("was replaced by a newer one of this device", todo=todo))
 
     def give_up(self, why: JournalError) -> None:
         """End `run` with this error: the journal is to be set aside, and another one made from what runs."""

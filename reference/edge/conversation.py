@@ -211,8 +211,7 @@ class Conversation:
         memory = self._agent.memory
         if (answer := reply.birth) is not None and answer.replaced:
             if delivery.given_up(memory, self._nonce, answer.nonce, answer.journal_epoch):
-                todo = "It may have been lost and come back, or this is an old disk."
-                self._agent.give_up(JournalError("was replaced by a newer one of this device", todo=todo))
+                self._agent.replaced()
         elif answer is not None:
             nonce = self._nonce
             memory = delivery.receive_birth_answer(

@@ -134,16 +134,23 @@ class Journal:
     def reload(self) -> Memory:
         """What the disk holds, after a write that failed: a COMMIT that raised may have reached it.
 
-        It may have reached the page cache only, so it is synced before it is believed, as at the start.
+        It may have reached the page cache only, so it is synced before it is believed, as at the start. Raises
+        JournalError: JOURNAL_CORRUPT when it cannot be read; DISK_FULL when it can, and the disk does not take it now:
+        `memory` is the old one then.
         """
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             memory = _load(self._connection)
-            _make_durable(self._connection, self.path)
-            self.memory = memory
         except (sqlite3.Error, JournalError) as error:
             raise _named(error, self.path) from error
+        try:
+            _make_durable(self._connection, self.path)
+        except (sqlite3.Error, OSError) as error:
+            # It was read, so it is whole: an error that may pass must not cost all that is remembered.
+            what = f"is whole, and cannot be synced now: {error}"
+            raise JournalError(what, reason=Reason.DISK_FULL, where=str(self.path)) from error
+        self.memory = memory
         return self.memory
 
     def history(self) -> list[HistoryEntry]:

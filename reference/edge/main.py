@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from reference.core.adopt import adopted
-from reference.core.errors import BlackstartError, DeviceError, InputError, JournalError, Reason
+from reference.core.errors import BlackstartError, DeviceError, EngineError, InputError, JournalError, Reason
 from reference.core.limits import DEFAULT_LIMITS, Limits
 from reference.core.model import Health
 from reference.core.update import UpdateRecord
@@ -147,7 +147,8 @@ def alone(folder: Path) -> Iterator[None]:
 async def open_journal(settings: EdgeSettings, eyes: Eyes, runtime: Runtime) -> Journal:
     """The journal; one that cannot be believed is set aside and made anew from what runs.
 
-    Raises EngineError when what is here cannot be put on the disk: nothing of it is to be trusted before.
+    Raises EngineError, and leaves it where it is, when what is here cannot be seen or put on the disk: nothing of it is
+    to be trusted before.
     """
     path = journal_path(settings)
     try:
@@ -155,9 +156,14 @@ async def open_journal(settings: EdgeSettings, eyes: Eyes, runtime: Runtime) -> 
     except JournalError as error:
         if error.reason is not Reason.JOURNAL_CORRUPT:
             raise
-        _set_aside(path, error)
+        why = error
     await runtime.sync()
+    eyes.forget()
     world = await eyes.look(UpdateRecord(epoch="none"))
+    if eyes.blind:
+        todo = "The journal is made anew from what runs, once that can be seen."
+        raise EngineError("the engine does not say what runs here", todo=todo)
+    _set_aside(path, why)
     Journal.create(path, adopted(world, new_epoch(), Health()))
     return Journal.open(path)
 

@@ -61,6 +61,11 @@ class Eyes:
         self.running: Image | None = None
         self.has_looked = False
 
+    def forget(self) -> None:
+        """Forget what was counted: with another journal everything begins anew."""
+        self._error, self._failures, self._restores, self._life = None, 0, 0, ""
+        self._dirty, self._probation_since, self._locked_since = True, None, None
+
     async def look(self, record: UpdateRecord) -> World:
         """Observe, probing the one that runs. An engine that does not answer is an error in the last known world."""
         try:

@@ -49,7 +49,9 @@ def take_birth(
     state, verdict = delivery.birth(client.state, birth.journal_epoch, birth.generation)
     if verdict is BirthVerdict.REPLACED:
         records.save_client(connection, client, replace(client, state=state))
-        told = BirthAnswer(nonce=birth.nonce, journal_epoch=birth.journal_epoch, floor=0, replaced=True)
+        # The floor is for agents that do not know the word, and would take this for a good answer.
+        floor = delivery.birth_floor(state, None)
+        told = BirthAnswer(nonce=birth.nonce, journal_epoch=birth.journal_epoch, floor=floor, replaced=True)
         return Ingested(verdict.value, Reply(tenant_id=tenant, client_id=client_id, birth=told))
     seen = replace(
         client,

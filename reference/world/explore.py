@@ -289,7 +289,11 @@ def endless(story: Story, machine: Machine, state: State) -> tuple[Violation, ..
     record = machine.memory_of(state).record
     if machine.processes[state.process].hold:
         return ()  # Nobody ends the hold here; where somebody does, is another walk.
-    if not (story.hopeless and record.duty):
+    trusted = [i.image.version for i in (record.current, record.previous) if i is not None]
+    bad = [v for v in trusted if v in story.versions and story.versions[v].crashes]
+    # With any number of cuts a job may end before its trial, or its good version be given up for too many boots.
+    hopeless = (story.hopeless and record.duty) or (machine.unbounded and bad == trusted)
+    if not hopeless:
         return (Violation("converges", "a cycle, or no end in sight"),)
     return judged_end(story, machine, state)
 

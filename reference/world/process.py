@@ -78,13 +78,14 @@ def acted(process: Process, step: Act, failure: Failure | None, job_id: str, lim
         dirty = not isinstance(step, Sync)
         return process._replace(dirty=dirty, error=None, failures=0, since_failure_ms=0)
     failure = Failure(failure.reason, failure.message, trusted)
-    return process._replace(dirty=True, error=failure, failures=process.failures + 1, since_failure_ms=0)
+    failures = _turns(process.failures + 1, limits)
+    return process._replace(dirty=True, error=failure, failures=failures, since_failure_ms=0)
 
 
-def _turns(restores: int, limits: Limits) -> int:
-    """Starts of trusted versions: each has its turn, and after many turns only whose it is decides anything."""
+def _turns(count: int, limits: Limits) -> int:
+    """Starts of trusted versions, or failures: after many turns of the two only whose turn it is decides anything."""
     turn = 2 * limits.restore_attempts
-    return restores if restores < 3 * turn else restores - turn
+    return count if count < 3 * turn else count - turn
 
 
 def waited(process: Process, record: UpdateRecord, before: World, after: World, ms: int, limits: Limits,

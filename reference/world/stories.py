@@ -193,8 +193,9 @@ JOURNALS = (
     Story("corrupt_journal_sick", "the same, and the new version runs and is never healthy",
           (back(Reason.CANDIDATE_NEVER_HEALTHY), Ending(LOST, ("v1",))),
           versions={"v2": Behaviour(healthy_at=None)}, events=(events.corrupt,)),
+    # Its command may find it stopped already, by the fall-back.
     Story("corrupt_journal_migrated", "the same, and it has changed the volume, of which a copy was taken",
-          (back(Reason.CANDIDATE_NEVER_HEALTHY), Ending(LOST, ("v1",))), (command(2, "v2", policy=SNAPSHOT),),
+          (back(Reason.CANDIDATE_NEVER_HEALTHY), back(Reason.CANDIDATE_EXITED), Ending(LOST, ("v1",))), (command(2, "v2", policy=SNAPSHOT),),
           versions={"v2": Behaviour(migrates=True, healthy_at=None)}, events=(events.corrupt,)),
 )  # fmt: skip
 

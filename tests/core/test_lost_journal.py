@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from reference.core import delivery
 from reference.core.adopt import adopted
 from reference.core.errors import Reason
-from reference.core.model import Container, ContainerState, ImageState, Outcome, Phase, Policy, SnapshotState
+from reference.core.model import (
+    Container,
+    ContainerState,
+    Health,
+    HealthState,
+    ImageState,
+    Outcome,
+    Phase,
+    Policy,
+    SnapshotState,
+)
 from reference.core.steps import (
     Create,
+    Journal,
     PrepareSnapshot,
     Remove,
     RemoveImage,
     RemoveSnapshot,
+    RestoreSnapshot,
     SetRestartPolicy,
     Start,
+    Stop,
+    Wait,
 )
+from reference.core.update import decide
 from tests.core.engine import HEALTH, LIMITS, Behaviour, Cut, command, image
 from tests.core.world import Driver, device, in_phase
 
@@ -103,19 +120,80 @@ def test_a_copy_that_was_brought_back_is_no_copy_for_another_trial() -> None:
     assert driver.running() == ["v2"]
 
 
-def test_a_revival_beside_a_job_brings_the_volume_back_first() -> None:
-    driver = on_trial(Policy(snapshot=True), Behaviour(migrates=True, dies_at=60))
-    driver.memory = delivery.Memory(replace(driver.record, duty=True, probation_left_ms=0, floor=2))
-    assert driver.engine.volume == V2
-    driver.engine.containers = tuple(
-        replace(c, state=ContainerState.EXITED, exit_code=1) for c in driver.engine.containers
+def test_a_copy_of_another_time_is_not_brought_back_with_a_version_that_is_given_up() -> None:
+    """It could not be removed when its job had succeeded; what runs on the volume now is newer."""
+    driver = device()
+    driver.tell(command(2, "v2", policy=Policy(snapshot=True, probation_ms=1000)))
+    driver.engine.act_failures[RemoveSnapshot] = 10**6
+    driver.run(until=lambda d, _: d.record.phase is Phase.IDLE and bool(d.outcomes))
+    assert driver.engine.snapshots[2][0] is SnapshotState.TAKEN
+    driver.engine.behaviours = {V2: Behaviour(bad_at=20)}
+    driver.run(
+        until=lambda d, s: d.record.reason is Reason.PROBATION_FAILED and s == Start("c1", trusted=True)
     )
-    assert driver.record.current is not None and driver.record.previous is not None
-    swapped = replace(driver.record, current=driver.record.previous, previous=driver.record.current)
-    driver.memory = delivery.Memory(swapped)
-    driver.tell(command(3, "v3"))
-    driver.run(until=in_phase(Phase.PULLING))
-    assert driver.engine.volume == "" and driver.running() == ["v1"]
+    assert not driver.record.duty
+    assert not any(isinstance(step, RestoreSnapshot) for _, step in driver.history)
+
+
+def test_nor_with_one_that_cannot_be_started_any_more() -> None:
+    driver = device()
+    driver.tell(command(2, "v2", policy=Policy(snapshot=True)))
+    driver.engine.act_failures[RemoveSnapshot] = 10**6
+    driver.run(until=lambda d, _: d.record.phase is Phase.IDLE and bool(d.outcomes))
+    driver.engine.behaviours = {V2: Behaviour(crashes=True)}
+    driver.engine.act(Stop("c2"))
+    driver.run(until=lambda d, _: d.running() == ["v1"])
+    assert driver.record.duty and driver.record.reason is Reason.CURRENT_FAILED
+    assert not any(isinstance(step, RestoreSnapshot) for _, step in driver.history)
+
+
+def test_a_turn_in_duty_ends_though_nothing_can_be_started() -> None:
+    driver = device()
+    driver.tell(command(2, "v2"))
+    driver.run()
+    driver.engine.behaviours = {V2: Behaviour(crashes=True)}
+    driver.engine.act(Stop("c2"))
+    driver.run(until=lambda d, _: d.record.duty)
+    del driver.engine.images[V1]
+    driver.engine.pull_failures[V1] = (Reason.REGISTRY_UNREACHABLE,) * 10**3
+    starts = [s for s in driver.steps(400) if s == Start("c2", trusted=True)]
+    assert len(starts) > 6, "current has its turns, too"
+
+
+def test_what_was_adopted_is_judged_as_its_command_says_once_that_comes() -> None:
+    driver = on_trial(does=Behaviour())
+    default = replace(HEALTH, probe="/other")
+    record = driver.record
+    assert record.current is not None and record.previous is not None
+    driver.memory = delivery.Memory(
+        replace(
+            record,
+            current=replace(record.current, health=default),
+            previous=replace(record.previous, health=default),
+        )
+    )
+    driver.memory = delivery.receive_birth_answer(driver.memory, "n", "n", record.epoch, 1)
+    driver.tell(command(2, "v2"))
+    driver.steps(1)
+    assert driver.record.current is not None and driver.record.current.health == HEALTH
+    assert driver.record.previous is not None and driver.record.previous.health == HEALTH
+
+
+@pytest.mark.parametrize(("health", "worn"), [(Health(), False), (HEALTH, True)])
+def test_what_came_back_is_not_stopped_for_a_probe_that_nobody_asked_for(health: Health, worn: bool) -> None:
+    """An adopted version is judged by defaults, and may answer elsewhere: it is left running."""
+    driver = device()
+    driver.tell(command(2, "v2"))
+    driver.run()
+    assert driver.record.current is not None
+    current = replace(driver.record.current, health=health)
+    record = replace(driver.record, current=current, reason=Reason.PROBATION_FAILED)
+    sick = replace(
+        driver.engine.containers[0], health=HealthState.STARTING, up_ms=10**9, watched_ms=10**9, healthy_ms=0
+    )
+    step = decide(record, replace(driver.world(), containers=(sick,)), 0, LIMITS)
+    assert (isinstance(step, Journal) and step.record.duty) is worn
+    assert worn or isinstance(step, Wait)
 
 
 def stray(driver: Driver) -> None:

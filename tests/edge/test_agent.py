@@ -409,3 +409,15 @@ async def test_a_broken_image_is_not_what_an_adopted_client_runs(bench: Bench) -
     with closing(await open_journal(bench.settings, eyes, bench.runtime)) as journal:
         assert journal.memory.record.current is not None
         assert journal.memory.record.current.generation == 2
+
+
+async def test_a_journal_is_not_made_anew_from_an_engine_that_does_not_answer(bench: Bench) -> None:
+    """It would hold that nothing is installed, and the client that runs would be stopped."""
+    bench.runtime.install(image(1), 1)
+    settings = bench.settings
+    bench.runtime.fail["observe"] = [EngineError("it is down")]
+    eyes = Eyes(bench.runtime, settings.client, bench.folder, 1)
+    with pytest.raises(EngineError) as caught:
+        await open_journal(settings, eyes, bench.runtime)
+    assert "does not say what runs" in str(caught.value)
+    assert not journal_path(settings).exists()

@@ -402,3 +402,27 @@ def test_what_is_read_after_a_failed_write_is_synced_before_it_is_believed(
         assert journal.reload() == memory("after")
         assert believed == [memory("before")], "synced once, and nothing was believed before"
         assert Path(f"{path}-wal").stat().st_size == 0, "the log is in the database, and both are on the disk"
+
+
+def test_a_disk_that_does_not_sync_for_a_moment_does_not_cost_the_journal(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was read, so it is whole: set aside it would cost floor, job and previous."""
+    before, after = memory("before"), memory("after")
+    Journal.create(path, before.record)
+    with closing(Journal.open(path)) as journal:
+        journal.write(before)
+
+        def fails(*_: object) -> None:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_make_durable", fails)
+            with pytest.raises(JournalError) as caught:
+                journal.reload()
+        assert caught.value.reason is Reason.DISK_FULL and "whole" in str(caught.value)
+        assert journal.memory == before
+        journal.write(after)
+        assert journal.reload() == after

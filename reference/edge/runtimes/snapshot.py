@@ -70,11 +70,7 @@ class SnapshotStore:
             if _GENERATION.fullmatch(path.stem) is None:
                 continue  # somebody else's
             try:
-                state, volumes = self._read(int(path.stem))
-                # An exchange that a cut kept from being noted was made all the same: that copy is no copy any more.
-                exchanged = bool(volumes) and all(_inode(v.path) == v.inode for v in volumes)
-                brought_back = state is SnapshotState.TAKEN and exchanged
-                found[int(path.stem)] = SnapshotState.RESTORED if brought_back else state
+                found[int(path.stem)] = self._seen(int(path.stem))[0]
             except EngineError as error:
                 if path.exists():
                     self._set_aside(path, error)
@@ -154,26 +150,36 @@ class SnapshotStore:
         if not path.exists():
             return
         try:
-            state, volumes = self._read(generation)
+            state, volumes = self._seen(generation)
         except EngineError:
             path.unlink(missing_ok=True)
             return
         if state is SnapshotState.TAKEN:
             self._write(generation, SnapshotState.PREPARED, volumes)  # From here on it is worth nothing.
         for volume in volumes:
-            parent, name = volume.path.parent, volume.path.name
+            parent, name, aside = volume.path.parent, volume.path.name, _aside(volume)
+            if (
+                aside.exists()
+            ):  # An exchange in two steps that was cut: the volume first, then what it replaced.
+                aside.rename(volume.copy if volume.path.exists() else volume.path)
             if state is SnapshotState.RESTORED and volume.copy.exists():
-                aside = parent / f".{name}.discarded-{generation}"
+                kept = parent / f".{name}.discarded-{generation}"
                 _remove(_discarded(volume))
-                volume.copy.rename(aside)
-                log.warning("what the failed version left is kept", extra={"path": str(aside)})
-            _remove([volume.copy, _aside(volume)])
+                volume.copy.rename(kept)
+                log.warning("what the failed version left is kept", extra={"path": str(kept)})
+            _remove([volume.copy])
             fsync_dir(parent)
         path.unlink(missing_ok=True)
         fsync_dir(self._folder)
 
     def _path(self, generation: int) -> Path:
         return self._folder / f"{generation}.json"
+
+    def _seen(self, generation: int) -> tuple[SnapshotState, list[Volume]]:
+        """As `_read`; an exchange that a cut kept from being noted was made all the same: such a copy is none any more."""
+        state, volumes = self._read(generation)
+        exchanged = bool(volumes) and all(_inode(v.path) == v.inode for v in volumes)
+        return (SnapshotState.RESTORED if state is SnapshotState.TAKEN and exchanged else state), volumes
 
     def _read(self, generation: int) -> tuple[SnapshotState, list[Volume]]:
         path = self._path(generation)

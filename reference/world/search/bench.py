@@ -9,6 +9,7 @@ from __future__ import annotations
 from reference.core import delivery
 from reference.core.invariants import Violation
 from reference.core.job import Report
+from reference.core.record import HOLDS
 from reference.world.machine import State
 from reference.world.nouns import FAR
 from reference.world.search.device import Heard, Turn, end_of, in_words
@@ -169,7 +170,8 @@ class Bench(ServiceSide):
         self.trace.append(code(answer))
         if fault is not None:
             self.count(fault)
-        if delivery.given_up(driver.memory_of(device.state), sent, str(answer.nonce), answer.epoch):
+        memory = driver.memory_of(device.state)
+        if memory.record.phase in HOLDS and delivery.given_up(memory, sent, str(answer.nonce), answer.epoch):
             self.lose_journal(who)
 
     def lose_journal(self, who: int) -> None:

@@ -355,3 +355,15 @@ def test_an_exchange_that_a_cut_kept_from_being_noted_is_listed_as_made(device: 
     assert device.read() == ["old", "old"]
     device.store.remove(2)
     assert device.store.states() == {} and device.read() == ["old", "old"]
+    assert sum("discarded" in name for name in device.beside()) == 2, "what it replaced is kept for a person"
+
+
+def test_a_volume_that_is_aside_for_a_moment_is_never_removed(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where names cannot be exchanged, a cut may leave no volume at its place."""
+    device.take()
+    volume = device.volumes[0]
+    volume.rename(volume.with_name(f".{volume.name}.snapshot-2.aside"))
+    device.store.remove(2)
+    assert device.read() == ["old", "old"] and device.store.states() == {}
