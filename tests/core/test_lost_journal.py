@@ -24,6 +24,7 @@ from reference.core.steps import (
     Create,
     Journal,
     PrepareSnapshot,
+    Pull,
     Remove,
     RemoveImage,
     RemoveSnapshot,
@@ -248,3 +249,35 @@ def test_a_policy_that_cannot_be_set_does_not_keep_the_client_down() -> None:
     driver = on_trial()
     driver.engine.act_failures[SetRestartPolicy] = 10**6
     driver.run(until=lambda d, _: d.running() == ["v1"])
+
+
+def test_current_has_every_turn_while_the_other_cannot_be_started() -> None:
+    driver = device()
+    driver.tell(command(2, "v2"))
+    driver.run()
+    driver.engine.behaviours = {V2: Behaviour(crashes=True)}
+    driver.engine.act(Stop("c2"))
+    driver.run(until=lambda d, _: d.record.duty)
+    world = replace(driver.world(), restores=LIMITS.restore_attempts, error=None, dirty=False, failures=0)
+    assert not any(c.generation == 1 for c in world.containers)
+    for images in (world.images, {V2: ImageState.PRESENT}):
+        step = decide(driver.record, replace(world, images=images, since_restore_ms=10**6), 0, LIMITS)
+        assert step == Start("c2", trusted=True)
+    step = decide(driver.record, replace(world, images={}, containers=()), 0, LIMITS)
+    assert isinstance(step, Pull) and step.image.version == "v2", "neither: current first"
+
+
+def test_what_is_between_two_starts_makes_the_other_ready_and_hammers_nobody() -> None:
+    driver = device()
+    driver.tell(command(2, "v2"))
+    driver.run()
+    driver.engine.behaviours = {V2: Behaviour(crashes=True)}
+    driver.engine.act(Stop("c2"))
+    driver.run(until=lambda d, _: d.record.duty)
+    limits = replace(LIMITS, backoff_limit_ms=300_000, backoff_first_ms=100_000)
+    world = replace(driver.world(), restores=2, error=None, dirty=False, failures=0)
+    soon, late = replace(world, since_restore_ms=0), replace(world, since_restore_ms=limits.revive_rest_ms)
+    assert decide(driver.record, soon, 0, limits) == Create(image("v1"), 1)
+    gone = replace(soon, images={V2: ImageState.PRESENT})
+    assert decide(driver.record, gone, 0, limits) == Pull(image("v1"))
+    assert isinstance(decide(driver.record, late, 0, limits), Wait)
