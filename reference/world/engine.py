@@ -103,7 +103,7 @@ class Engine(NamedTuple):
     pulls: tuple[tuple[str, tuple[Reason, ...]], ...] = ()
     """Registry trouble to come, by digest: used up one by one, over boots too."""
     acts: tuple[tuple[str, int, Reason], ...] = ()
-    """So many times an act of this kind will fail."""
+    """So many times an act of this kind will fail: its class, or `TrustedStart` for a start of what was confirmed."""
 
     @property
     def images(self) -> dict[str, ImageState]:
@@ -128,8 +128,9 @@ class RefusedError(Exception):
 
 def perform(setting: Setting, engine: Engine, step: Act) -> Way:
     """The atoms of an act, each with the engine after it. Raises RefusedError where the act fails."""
+    wanted = "TrustedStart" if isinstance(step, Start) and step.trusted else type(step).__name__
     for kind, left, reason in engine.acts:
-        if kind == type(step).__name__ and left > 0:
+        if kind == wanted and left > 0:
             others = tuple(a for a in engine.acts if a[0] != kind)
             later = left if left >= FOR_GOOD else left - 1
             rest = ((kind, later, reason),) if later else ()

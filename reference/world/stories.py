@@ -86,6 +86,16 @@ DISKS = (
     _full("PrepareSnapshot", FULL, policy=SNAPSHOT),
     _full("Snapshot", back(Reason.DISK_FULL), policy=SNAPSHOT),
     _full("SetRestartPolicy", back(Reason.DISK_FULL), NEW, times=1),
+    _full("Remove", NEW, times=1),
+    Story(
+        "disk_full_RestoreSnapshot", "the disk is full when the volume comes back, once",
+        (back(Reason.CANDIDATE_EXITED),), (command(2, "v2", policy=SNAPSHOT),), versions={"v2": MIGRATES},
+        acts=(("RestoreSnapshot", 1, Reason.DISK_FULL),),
+    ),
+    Story(
+        "disk_full_RemoveImage", "the disk is full when the failed version's image goes, once",
+        (back(Reason.CANDIDATE_EXITED),), versions={"v2": CRASH}, acts=(("RemoveImage", 1, Reason.DISK_FULL),),
+    ),
     Story("disk_full_journal", "the journal cannot be written, once", (NEW,), events=(events.journal_full,)),
     Story(
         "disk_full_journal_bad", "the same, and the new version exits", (back(Reason.CANDIDATE_EXITED),),
@@ -151,7 +161,7 @@ OTHERS = (
     ),
     Story(
         "rollback_fails_once", "bringing back the old version fails once", (back(Reason.CANDIDATE_EXITED),),
-        versions={"v2": CRASH}, acts=(("SetRestartPolicy", 1, Reason.ENGINE_ERROR),), boots=(Boot.PLAIN,),
+        versions={"v2": CRASH}, acts=(("TrustedStart", 1, Reason.ENGINE_ERROR),), boots=(Boot.PLAIN,),
     ),
     Story(
         "both_bad", "neither version can be healthy any more",
