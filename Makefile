@@ -71,7 +71,7 @@ conformance: setup ## OCI's own conformance suite against our registry (needs Go
 	@bash tools/oci-conformance --auth token
 
 bench: setup ## measure, against a floor measured in the same run
-	@$(BIN)/python tools/bench.py
+	@$(BIN)/python -m tools.bench
 	@$(BIN)/python -m tools.bench_crash
 
 bench-api: setup ## measure the API, the way to the devices and the registry, against floors in the same run

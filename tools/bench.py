@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from reference.edge.journal import Journal
 from reference.edge.main import journal_path
 from reference.edge.settings import load_settings
 from reference.stack import Device, Stack
+from tools.machine import machine
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "10"))
 COMMITS = 300
@@ -45,13 +45,10 @@ def main() -> None:
     """Measure everything and print one table, or JSON with `--json`."""
     with tempfile.TemporaryDirectory(prefix="blackstart-bench-", dir=os.environ.get("BENCH_DIR")) as folder:
         rows = [decisions(), *journal(Path(folder)), *asyncio.run(updates(Path(folder)))]
-    described = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in described if line.startswith("model name")), "?")
-    machine = f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {platform.python_version()}"
     if "--json" in sys.argv:
-        print(json.dumps({"machine": machine, "rounds": ROUNDS, "rows": rows}, indent=1))
+        print(json.dumps({"machine": machine(), "rounds": ROUNDS, "rows": rows}, indent=1))
         return
-    table = Table(box=None, pad_edge=False, title=machine, title_justify="left")
+    table = Table(box=None, pad_edge=False, title=machine(), title_justify="left")
     for title in ("WHAT", "p50", "p95", "UNIT", "FLOOR p50", "RATIO"):
         table.add_column(title, justify="left" if title in ("WHAT", "UNIT") else "right")
     for row in rows:

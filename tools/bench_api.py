@@ -18,7 +18,6 @@ import contextlib
 import itertools
 import json
 import os
-import platform
 import random
 import shutil
 import subprocess
@@ -46,6 +45,7 @@ from reference.support.processes import start_module
 from tests.service.fleet import TENANT, FakeDevice
 from tests.support.postgres import Postgres, available
 from tools.bench_load import Request, Sent, order, post_all
+from tools.machine import machine
 
 RATE = 200.0
 SECONDS = float(os.environ.get("BENCH_SECONDS", "10"))
@@ -111,11 +111,11 @@ def main() -> None:
             ) as folder:
                 rows += asyncio.run(_measure(variant, Path(folder)))
     rows += _registry(left_out)
-    machine = f"{_machine()}, {load}"
+    ran_on = f"{machine()}, {load}"
     if "--json" in sys.argv:
-        print(json.dumps({"machine": machine, "rows": rows, "left_out": left_out}, indent=1))
+        print(json.dumps({"machine": ran_on, "rows": rows, "left_out": left_out}, indent=1))
         return
-    table = Table(box=None, pad_edge=False, title=machine, title_justify="left")
+    table = Table(box=None, pad_edge=False, title=ran_on, title_justify="left")
     for title in ("WHAT", "ON", "p50", "p95", "UNIT", "FLOOR p50", "FLOOR p95", "RATIO p95"):
         table.add_column(title, justify="left" if title in ("WHAT", "ON", "UNIT") else "right")
     for row in rows:
@@ -353,12 +353,6 @@ def _all(sent: Sent, status: int) -> None:
     if set(sent.statuses) != {status}:
         odd = next(body for body in sent.bodies if b'"jobId"' not in body)
         raise SystemExit(f"bench-api: not every answer was {status}: {dict(sent.statuses)}, {odd[:300]!r}")
-
-
-def _machine() -> str:
-    described = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in described if line.startswith("model name")), "?")
-    return f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def _say(what: str) -> None:

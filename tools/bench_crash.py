@@ -11,7 +11,6 @@ import asyncio
 import heapq
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from reference.world.explore import Explorer
 from reference.world.machine import State
 from reference.world.search.seeds import Search
 from reference.world.stories import story
+from tools.machine import machine
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 STORIES = ("success", "crash", "bad_migration", "newer")
@@ -41,13 +41,10 @@ Row = dict[str, object]
 def main() -> None:
     """Measure everything and print one table, or JSON with `--json`."""
     rows = [states(), seeds(), *cuts()]
-    described = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.split(":")[1].strip() for line in described if line.startswith("model name")), "?")
-    machine = f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {platform.python_version()}"
     if "--json" in sys.argv:
-        print(json.dumps({"machine": machine, "rounds": ROUNDS, "rows": rows}, indent=1))
+        print(json.dumps({"machine": machine(), "rounds": ROUNDS, "rows": rows}, indent=1))
         return
-    table = Table(box=None, pad_edge=False, title=machine, title_justify="left")
+    table = Table(box=None, pad_edge=False, title=machine(), title_justify="left")
     for title in ("WHAT", "MEDIAN", "LOWEST", "UNIT", "FLOOR", "RATIO"):
         table.add_column(title, justify="left" if title in ("WHAT", "UNIT") else "right")
     for row in rows:

@@ -14,7 +14,6 @@ import hashlib
 import http.client
 import json
 import os
-import platform
 import shutil
 import socket
 import statistics
@@ -25,6 +24,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tools.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHER = "docker-registry"
@@ -132,13 +133,6 @@ def measure(megabytes: int, rounds: int) -> list[Contestant]:
         for contestant in (ours, other):
             contestant.last_kib = contestant.peak_kib()
         return [ours, other]
-
-
-def machine() -> str:
-    """What this ran on."""
-    described = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in described if line.startswith("model name")), "?")
-    return f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def main() -> int:

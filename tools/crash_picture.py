@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
-from reference.cli.heat import kind_of
+from reference.cli.heat import COLOURS, kind_of
 from reference.core.model import Phase
 from reference.world.ends import Landing, landings
 from reference.world.stories import story
@@ -19,13 +19,6 @@ _ROW = (
     Phase.CLEANING_UP, Phase.IDLE,
 )  # fmt: skip
 _WIDE, _HIGH, _STEP, _TOP, _LOW = 108, 58, 134, 120, 300
-_COLOURS = {
-    "new": "#2e9d5b",
-    "old": "#2f6fb5",
-    "untouched": "#8a94a0",
-    "nothing": "#c98a1b",
-    "neither": "#c0392b",
-}
 _WORDS = {"new": "new version runs", "old": "old version brought back", "untouched": "old version never stopped",
           "neither": "neither"}  # fmt: skip
 
@@ -105,7 +98,7 @@ def _bars(found: list[Landing]) -> list[str]:
         x, total = 24 + 119 * number, sum(ends.values())
         parts.append(_text(x, 462, phase.value, left=True, small=True))
         at = float(x)
-        for kind, colour in _COLOURS.items():
+        for kind, colour in COLOURS.items():
             wide = 104 * ends[kind] / total if total else 0
             if wide:
                 parts.append(f'<rect x="{at:.1f}" y="470" width="{wide:.1f}" height="18" fill="{colour}"/>')
@@ -118,7 +111,7 @@ def _key(found: list[Landing]) -> list[str]:
     parts, x = [], 24
     for kind, words in _WORDS.items():
         said = f"{words}: {ends[kind]:,}"
-        parts.append(f'<rect x="{x}" y="514" width="14" height="14" fill="{_COLOURS[kind]}"/>')
+        parts.append(f'<rect x="{x}" y="514" width="14" height="14" fill="{COLOURS[kind]}"/>')
         parts.append(_text(x + 20, 526, said, left=True))
         x += 40 + 7 * len(said)
     parts.append(_text(24, 28, f"{len(found):,} cuts of three stories in the model", left=True, bold=True))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reference.cli.output import show_json
+from reference.cli.unwinding import unwinding
 from reference.core.errors import InputError
 from reference.power.run import Report, run_cuts
 
@@ -49,7 +48,7 @@ def run(cuts: int, seed: int, runtime: str, keep: Path | None, as_json: bool) ->
                     progress.print(f"  [red]fail[/]  {about}: {what}", highlight=False)
 
             where = keep.resolve() if keep is not None else None
-            report = asyncio.run(_unwinding(run_cuts(cuts, seed, say=say, keep=where), told))
+            report = asyncio.run(unwinding(run_cuts(cuts, seed, say=say, keep=where), told))
     except (asyncio.CancelledError, OSError):  # OSError: the terminal is gone, and the progress with it
         if not told:
             raise
@@ -62,24 +61,6 @@ def run(cuts: int, seed: int, runtime: str, keep: Path | None, as_json: bool) ->
         # Redirected, rich would assume 80 columns and cut the findings off.
         _show(Console() if sys.stdout.isatty() else Console(width=120), report)
     return report.exit_code()
-
-
-async def _unwinding(play: Coroutine[None, None, Report], told: list[int]) -> Report:
-    """Play until a signal: the first is written to `told` and cancels, so that everything is taken down on the way out.
-
-    The later ones change nothing: an impatient second Ctrl-C would leave disks behind.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(play)
-
-    def end(number: int) -> None:
-        if not told:
-            told.append(number)
-            task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, end, number)
-    return await task
 
 
 def _show(console: Console, report: Report) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reference.cli.unwinding import unwinding
 from reference.demo.run import Report, chosen, run_demo, write_report
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def run(
                 if what in _COLOURS:
                     progress.print(f"  [{_COLOURS[what]}]{what:7}[/] {story}")
 
-            report = asyncio.run(_unwinding(run_demo(stories, seed, say, keep, broker=broker), told))
+            report = asyncio.run(unwinding(run_demo(stories, seed, say, keep, broker=broker), told))
     except (asyncio.CancelledError, OSError):  # OSError: the terminal is gone, and the progress with it
         if not told:
             raise
@@ -55,25 +54,6 @@ def run(
         console = Console() if sys.stdout.isatty() else Console(width=120)
         _show(console, report, report_path)
     return report.exit_code()
-
-
-async def _unwinding(play: Coroutine[None, None, Report], told: list[int]) -> Report:
-    """Play until a signal: the first is written to `told` and cancels, so that everything is stopped on the way out.
-
-    The later ones change nothing: an impatient second Ctrl-C would leave clients behind.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(play)
-
-    def end(number: int) -> None:
-        if not told:
-            told.append(number)
-            task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # nohup's wish is kept. SIGINT is ignored from the start in any script's background job: no wish.
-        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, end, number)
-    return await task
 
 
 def _show(console: Console, report: Report, path: Path) -> None:

@@ -15,13 +15,14 @@ from reference.world.story import Story
 
 Place = tuple[str, str, str]
 """Phase, step, atom."""
-_COLOURS = {
+COLOURS = {
     "new": "#2e9d5b",
     "old": "#2f6fb5",
     "untouched": "#8a94a0",
     "nothing": "#c98a1b",
     "neither": "#c0392b",
 }
+"""Of the five kinds of end."""
 _WORDS = {
     "new": "the new version runs, and the job says so",
     "old": "the old version was brought back, and the job says so",
@@ -84,7 +85,7 @@ def page(stories: list[Story]) -> str:
         rows.append(f"<tr{first}>{names}{tds}</tr>")
         last = place[0]
     key = "".join(
-        f'<span class="k" style="background:{_COLOURS[kind]}"></span>{word}' for kind, word in _WORDS.items()
+        f'<span class="k" style="background:{COLOURS[kind]}"></span>{word}' for kind, word in _WORDS.items()
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Which cut leads to which end</title>'
@@ -110,7 +111,7 @@ def _cell(counts: Counter[str] | None, place: Place, story: Story) -> str:
     parts, at = [], 0.0
     for kind, count in counts.most_common():
         share = 100 * count / many
-        parts.append(f"{_COLOURS[kind]} {at:.0f}% {at + share:.0f}%")
+        parts.append(f"{COLOURS[kind]} {at:.0f}% {at + share:.0f}%")
         at += share
     told = "; ".join(f"{count} {_WORDS[kind]}" for kind, count in counts.most_common())
     title = html.escape(f"{story.name}, {place[0]}, {place[1]}, after {place[2]}: {told}")

@@ -115,7 +115,7 @@ class ReasonView(_Answer):
 class ClientView(_Answer):
     """A client. `presence`: `online` when it was heard lately, `offline` when not, `never` when it never was.
 
-    `trouble`: why the device acted on its own, without a job (`probation_failed`, `current_failed`); null once a job is worked on.
+    `trouble`: why the device acted on its own, without a job (`probation_failed`, `current_failed`, `journal_corrupt`); null once a job is worked on.
     """
 
     client_id: str

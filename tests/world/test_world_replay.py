@@ -10,34 +10,12 @@ from reference.core import delivery
 from reference.core.delivery import Memory, Verdict
 from reference.core.errors import InputError
 from reference.core.limits import Limits
-from reference.core.model import Command, Phase, World
-from reference.core.record import UpdateRecord
-from reference.core.steps import Start, Step, Sync
-from reference.core.update import decide
+from reference.core.model import Command
 from reference.world.explore import Explorer, Found
 from reference.world.machine import Rules
+from reference.world.mutants import updater
 from reference.world.replay import Replay
 from reference.world.stories import story
-
-
-def starts_at_once(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
-    """What is to be started may not be on the disk."""
-    step = decide(record, world, now_ms, limits)
-    after = decide(record, replace(world, dirty=False), now_ms, limits)
-    return after if isinstance(step, Sync) and isinstance(after, Start) else step
-
-
-def stages_at_once(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
-    """No sync of what was pulled."""
-    step = decide(record, world, now_ms, limits)
-    if isinstance(step, Sync) and record.phase in (Phase.PULLING, Phase.STAGED):
-        return decide(record, replace(world, dirty=False), now_ms, limits)
-    return step
-
-
-def never_survived(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
-    """What was survived on probation is never written down."""
-    return decide(record, replace(world, survived_ms=0), now_ms, limits)
 
 
 def forgets_the_floor(
@@ -50,15 +28,15 @@ def forgets_the_floor(
 
 BROKEN = [
     # at once, without a cut
-    ("success", Rules(decide=starts_at_once), 0, 0, "synced_before_start"),
+    ("success", Rules(decide=updater.no_sync_before_a_start), 0, 0, "synced_before_start"),
     # only after a cut
-    ("success", Rules(decide=stages_at_once), 1, 0, "expected_outcome"),
+    ("success", Rules(decide=updater.no_sync_before_the_switch), 1, 0, "expected_outcome"),
     # a message that comes twice
     ("success", Rules(receive=forgets_the_floor), 0, 1, "generations_rise"),
     # an event of the story and then a cut
     ("disk_full_journal", Rules(opens_synced=False), 2, 0, "one_install_per_generation"),
     # no end
-    ("probation", Rules(decide=never_survived), 0, 0, "converges"),
+    ("probation", Rules(decide=updater.probation_without_end), 0, 0, "converges"),
     # in the middle of a transaction
     ("success", Rules(journal_synced=False), 1, 0, "trusted_survives"),
     # after the updater was killed
