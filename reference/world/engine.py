@@ -110,10 +110,6 @@ class Engine(NamedTuple):
         """What the engine lists."""
         return {i.digest: i.state for i in self.disk.images if i.state is not None}
 
-    def stored(self, container_id: str) -> StoredContainer:
-        """Its files. Raises StopIteration when it is not there: the caller has seen it."""
-        return next(c for c in self.disk.containers if c.id == container_id)
-
 
 Way = Iterator[tuple[Atom, Engine]]
 

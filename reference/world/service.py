@@ -8,7 +8,7 @@ from typing import NamedTuple
 from reference.core import delivery
 from reference.core import job as jobs
 from reference.core.delivery import BirthVerdict, ClientState
-from reference.core.job import Job, JobStatus, Report
+from reference.core.job import Job, Report
 from reference.core.model import Command
 from reference.world.nouns import FAR
 
@@ -79,13 +79,3 @@ def heard(
 def _changed(service: Service, after: Job) -> Service:
     told = tuple(after if j.id == after.id else jobs.overtaken(j, after) for j in service.jobs)
     return service._replace(jobs=told)
-
-
-def open_jobs(service: Service) -> tuple[Job, ...]:
-    """Jobs that have not ended."""
-    return tuple(j for j in service.jobs if not j.status.terminal)
-
-
-def queued(service: Service) -> bool:
-    """Whether some job waits for a device to take it."""
-    return any(j.status is JobStatus.QUEUED for j in service.jobs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reference.core.errors import Reason
 from reference.core.invariants import Violation
 from reference.core.model import Command
 from reference.world import rules
@@ -118,8 +117,3 @@ def faults(machine: Machine, state: State, orders: Orders) -> Iterator[tuple[str
 
 def _stored(machine: Machine, state: State, memory: int | None) -> Turn:
     return ([], ()) if memory is None or memory == machine.read(state) else machine.write(state, memory)
-
-
-def ends(service: Service) -> dict[str, tuple[object, Reason | None]]:
-    """How the jobs have ended, as the service shows them."""
-    return {j.id: (j.outcome or j.status, j.reason) for j in service.jobs}

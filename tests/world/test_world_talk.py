@@ -11,7 +11,6 @@ from reference.core.job import JobStatus
 from reference.core.model import Outcome, Phase
 from reference.core.record import UpdateRecord
 from reference.core.steps import Wait
-from reference.world import service as services
 from reference.world import talk
 from reference.world.atoms import Atom
 from reference.world.machine import Machine, State
@@ -107,7 +106,8 @@ def test_a_cancel_is_sent_until_it_is_obeyed() -> None:
     state = said(machine, state)
     assert statuses(machine, state) == [JobStatus.CANCELED]
     assert talk.exchange(machine, state, ORDERS) is None
-    assert talk.ends(machine.services[state.service])["job-2"][0] is Outcome.FAILED
+    job = machine.services[state.service].job("job-2")
+    assert job is not None and job.outcome is Outcome.FAILED
 
 
 def test_a_command_of_no_order_is_not_sent() -> None:
@@ -174,7 +174,7 @@ def test_a_replaced_epoch_gets_no_answer() -> None:
     state = state._replace(service=machine.service(service._replace(client=client)))
     way, found = talk.birth(machine, state)
     assert [atom for atom, _ in way] == [Atom.MESSAGE_OUT] and found == ()
-    assert services.open_jobs(machine.services[way[-1][1].service]), "and ends nothing"
+    assert not all(j.status.terminal for j in machine.services[way[-1][1].service].jobs), "and ends nothing"
 
 
 def test_the_updater_waits_when_something_is_to_be_said() -> None:

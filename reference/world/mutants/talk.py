@@ -74,11 +74,6 @@ def floor_not_raised(
     return replace(after, record=replace(after.record, floor=memory.record.floor)), verdict
 
 
-def floor_lowered(memory: Memory, _sent: str | None, _nonce: str, _epoch: str, floor: int) -> Memory:
-    """The service's answer replaces a floor that is known and higher."""
-    return replace(memory, record=replace(memory.record, floor=floor))
-
-
 def canceled_after_the_switch(memory: Memory, job_id: str, generation: int) -> Memory:
     """A cancel takes the job away from an updater that has switched already."""
     record = memory.record
