@@ -16,7 +16,7 @@ from reference.core.invariants import Violation
 from reference.core.limits import Limits
 from reference.core.model import Failure, Phase, World
 from reference.core.record import UpdateRecord
-from reference.core.steps import Act, Journal, Start, Step, Wait
+from reference.core.steps import Act, Journal, Step, Wait
 from reference.world import engine as engines
 from reference.world import process as processes
 from reference.world import rules
@@ -45,6 +45,8 @@ class Machine:
         unbounded: bool = False,
     ) -> None:
         self.setting, self.limits, self.rules = setting, limits, rules_ or Rules()
+        self.now_ms = 0
+        """Wall time, for expiry only. Whoever changes it forgets the decisions that hang on it."""
         self.unbounded = unbounded
         """There may be any number of cuts: more than what a trial, or a pull, has to live through."""
         self.journals: Table[tuple[int, ...]] = Table()
@@ -79,13 +81,17 @@ class Machine:
     # ---- numbers for values
 
     def memory(self, memory: Memory) -> int:
-        """The number of a memory. Only the order of its reports counts, and whether there was an outage."""
-        number = self.memories.number(ranked(memory))
+        """The number of a memory."""
+        number = self.memories.number(self.seen(memory))
         if number == len(self._record_of):
             known = self.memories[number]
             self._record_of.append(self._records.number(known.record))
             self._ahead.append(tuple(invariants.status_not_ahead(known)))
         return number
+
+    def seen(self, memory: Memory) -> Memory:
+        """What of a memory is told apart: only the order of its reports counts, and whether there was an outage."""
+        return ranked(memory)
 
     def engine(self, engine: Engine) -> int:
         """The number of an engine."""
@@ -175,10 +181,9 @@ class Machine:
 
     def _decide(self, state: State) -> Decision:
         memory, world = self.memory_of(state), self.world(state)
-        step = self.rules.decide(memory.record, world, 0, self.limits)
+        step = self.rules.decide(memory.record, world, self.now_ms, self.limits)
         found = tuple(invariants.every_step(memory, step, world, self.limits))
-        trial = isinstance(step, Start) and not step.trusted
-        return Decision(step, self.steps.number(step), found, resting(memory.record, step, world), trial)
+        return Decision(step, self.steps.number(step), found, resting(memory.record, step, world))
 
     def violations(self, state: State, decision: Decision) -> tuple[Violation, ...]:
         """All that does not hold when the updater has looked, whatever comes next."""
@@ -382,13 +387,16 @@ class Machine:
         worn = cuts > self.limits.boots and generation not in watch.worn
         return watch._replace(cuts=cuts, worn=(*watch.worn, generation) if worn else watch.worn)
 
-    def lost(self, state: State) -> State:
-        """The journal cannot be believed: it is set aside and made anew from what is seen and synced, by a new process."""
+    def lost(self, state: State, epoch: str = "") -> State:
+        """The journal cannot be believed: it is set aside and made anew from what is seen and synced, by a new process.
+
+        `epoch` of the new one; without it, one that neither side knows now.
+        """
         state = self.killed(state)
         engine = self.engines[state.engine]
         state = state._replace(engine=self.engine(engine._replace(disk=synced(engine.disk))))
         known = {self.memory_of(state).record.epoch, self.services[state.service].client.epoch or ""}
-        epoch = next(e for e in EPOCHS if e not in known)
+        epoch = epoch or next(e for e in EPOCHS if e not in known)
         record = self.rules.adopted(self.world(state), epoch, HEALTH)
         journal = self.journals.number((self.memory(Memory(record)),))
         # What was installed before is not remembered: a command whose answer went with the journal may come again.

@@ -58,8 +58,6 @@ class Decision:
     number: int
     found: tuple[Violation, ...]
     resting: bool
-    trial: bool
-    """It starts what was never trusted."""
 
 
 Way = list[tuple[Atom, State]]

@@ -180,7 +180,7 @@ class Bench(ServiceSide):
         device.epochs += 1
         device.journals_lost += 1
         self.say(who, f"ITS JOURNAL IS LOST: epoch-{device.epochs} begins")
-        self._end(who, self.world.driver.lose(device.state, f"epoch-{device.epochs}"))
+        self._end(who, self.world.driver.lost(device.state, f"epoch-{device.epochs}"))
 
     def _end(self, who: int, state: State) -> None:
         device = self.devices[who]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple
 
-from reference.core import invariants
 from reference.core.delivery import Memory, Verdict
 from reference.core.invariants import Violation
 from reference.core.job import Report
 from reference.core.limits import Limits
 from reference.core.model import Command, Outcome, Phase
 from reference.core.record import UpdateRecord
-from reference.core.steps import Journal, Start, Step
+from reference.core.steps import Journal, Step
 from reference.world.engine import Setting
-from reference.world.machine import Decision, Machine, State, resting
-from reference.world.nouns import FAR, HEALTH
+from reference.world.machine import Decision, Machine, State
+from reference.world.nouns import FAR
 from reference.world.replay import brief
 from reference.world.search.rules import Sides
 from reference.world.service import Service
@@ -63,7 +62,6 @@ class Driver(Machine):
         self.commands: Table[Command] = Table()
         self.reports: Table[Report] = Table()
         self.nobody = self.services.number(Service())
-        self._now_ms = 0
         self._turns: dict[State, Turn] = {}
         self._turns_late: dict[State, Turn] = {}
         self._in_time: dict[tuple[int, int, int, int], Decision] = {}
@@ -80,12 +78,14 @@ class Driver(Machine):
         self._canceled: dict[tuple[int, str, int], int] = {}
         self._written: dict[tuple[State, int], Heard] = {}
 
+    def seen(self, memory: Memory) -> Memory:
+        """A memory as it is: here sequences count."""
+        return memory
+
     def memory(self, memory: Memory) -> int:
-        """The number of a memory, as it is: here sequences count."""
-        number = self.memories.number(memory)
-        if number == len(self._record_of):
-            self._record_of.append(self._records.number(memory.record))
-            self._ahead.append(tuple(invariants.status_not_ahead(memory)))
+        """The number of a memory."""
+        number = super().memory(memory)
+        if number == len(self._outboxes):
             self._outboxes.append(tuple((r, self.reports.number(r)) for r in memory.outbox))
             record = memory.record
             waits = record.phase is Phase.ACCEPTED and record.job is not None
@@ -107,7 +107,7 @@ class Driver(Machine):
         turns = self._turns_late if late else self._turns
         found = turns.get(state)
         if found is None:
-            self._now_ms = now_ms if late else 0
+            self.now_ms = now_ms if late else 0
             self._decisions = self._late if late else self._in_time
             found = turns[state] = self._turn(state)
         return found
@@ -137,21 +137,6 @@ class Driver(Machine):
         if found is None:
             found = self._held[key] = super().holds(state, everything=everything)
         return found
-
-    def _decide(self, state: State) -> Decision:
-        memory, world = self.memory_of(state), self.world(state)
-        step = self.rules.decide(memory.record, world, self._now_ms, self.limits)
-        found = tuple(invariants.every_step(memory, step, world, self.limits))
-        trial = isinstance(step, Start) and not step.trusted
-        return Decision(step, self.steps.number(step), found, resting(memory.record, step, world), trial)
-
-    def lose(self, state: State, epoch: str) -> State:
-        """The journal is set aside and made anew from what is seen, by a new process, with this epoch."""
-        state = self.killed(state)
-        record = self.rules.adopted(self.world(state), epoch, HEALTH)
-        journal = self.journals.number((self.memory(Memory(record)),))
-        watch = self.watches.number(self.watches[state.watch]._replace(switched=()))
-        return state._replace(journal=journal, watch=watch)
 
     # ---- what the device says
 
