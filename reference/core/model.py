@@ -216,7 +216,7 @@ class World:
     error: Failure | None = None
     """Process scope."""
     failures: int = 0
-    """Process scope: failed acts in a row."""
+    """Process scope: failed acts in a row. A sync between them does not end the row."""
     since_failure_ms: int = 0
     """Process scope: since the last of `failures`; means nothing when there were none."""
     restores: int = 0

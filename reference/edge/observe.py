@@ -84,8 +84,10 @@ class Eyes:
         return self._world(record)
 
     def acted(self, act: Act) -> None:
-        """An act has succeeded."""
-        self._error, self._failures = None, 0
+        """An act has succeeded. A sync between two tries of what fails is no end of its failures."""
+        self._error = None
+        if not isinstance(act, Sync):
+            self._failures = 0
         self._dirty = not isinstance(act, Sync)
         self._count_start(act)
 

@@ -74,9 +74,10 @@ def acted(process: Process, step: Act, failure: Failure | None, job_id: str, lim
         process = process._replace(restarted_for=job_id)
     if isinstance(step, Stop):
         process = process._replace(down=True)
+    if failure is None and isinstance(step, Sync):  # No end of what fails before and after it.
+        return process._replace(dirty=False, error=None)
     if failure is None:
-        dirty = not isinstance(step, Sync)
-        return process._replace(dirty=dirty, error=None, failures=0, since_failure_ms=0)
+        return process._replace(dirty=True, error=None, failures=0, since_failure_ms=0)
     failure = Failure(failure.reason, failure.message, trusted)
     failures = _turns(process.failures + 1, limits)
     return process._replace(dirty=True, error=failure, failures=failures, since_failure_ms=0)

@@ -356,3 +356,10 @@ def test_only_an_answer_to_our_birth_says_that_our_journal_was_given_up() -> Non
     assert not delivery.given_up(memory, None, "n", "epoch-2"), "nothing was asked"
     assert not delivery.given_up(memory, "n", "m", "epoch-2")
     assert not delivery.given_up(memory, "n", "n", "epoch-1")
+
+
+def test_a_job_that_was_put_aside_untaken_is_not_lost_with_a_journal() -> None:
+    """The floor that a device was answered may be above it, though no device ever had it."""
+    job = Job("j", 5, superseded_by=6)
+    assert delivery.orphaned(job, BirthVerdict.NEW, None, 5) == job
+    assert delivery.orphaned(replace(job, superseded_by=None), BirthVerdict.NEW, None, 5) != job

@@ -236,9 +236,19 @@ def test_a_version_adopted_beside_nothing_older_is_not_on_trial() -> None:
     assert adopted(driver.world(), "epoch-2", HEALTH).probation_left_ms == 0
 
 
+def given_up() -> Driver:
+    """v2 was committed, has its restart policy, and is about to be given up on probation."""
+    driver = device()
+    driver.tell(command(2, "v2", policy=Policy(probation_ms=1000)))
+    driver.run(until=lambda d, _: d.record.phase is Phase.IDLE and bool(d.outcomes))
+    assert [c.restart_policy for c in driver.engine.containers] == ["unless-stopped"]
+    driver.engine.behaviours = {V2: Behaviour(bad_at=20)}
+    return driver
+
+
 def test_the_version_that_was_given_up_is_not_revived_beside_the_other() -> None:
     """Both had a restart policy, and a boot would have started both."""
-    driver = on_trial()
+    driver = given_up()
     driver.run(until=lambda d, s: s == Start("c1", trusted=True))
     assert [c.restart_policy for c in driver.engine.containers if c.id == "c2"] == ["no"]
     driver.cut(Cut.KEEP)
@@ -246,9 +256,21 @@ def test_the_version_that_was_given_up_is_not_revived_beside_the_other() -> None
 
 
 def test_a_policy_that_cannot_be_set_does_not_keep_the_client_down() -> None:
-    driver = on_trial()
+    driver = given_up()
     driver.engine.act_failures[SetRestartPolicy] = 10**6
     driver.run(until=lambda d, _: d.running() == ["v1"])
+
+
+def test_what_is_given_up_with_its_volume_is_stopped_first() -> None:
+    """In duty whatever runs and is not sick is kept: it would be current again, and said to be gone."""
+    driver = on_trial(Policy(snapshot=True), Behaviour(migrates=True))
+    driver.steps(1)
+    for _ in range(LIMITS.boots + 1):
+        driver.cut(Cut.KEEP)
+        driver.engine.act(Start("c2", trusted=True))
+        driver.steps(1)
+    assert driver.run().running() == ["v1"] and driver.record.reason is Reason.PROBATION_FAILED
+    assert driver.engine.volume == ""
 
 
 def test_current_has_every_turn_while_the_other_cannot_be_started() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from reference.core.errors import (
 )
 from reference.core.job import JobStatus
 from reference.core.model import ImageState, Outcome, Phase
-from reference.core.steps import Start
+from reference.core.steps import Start, Sync
 from reference.core.update import UpdateRecord
 from reference.edge import agent as agent_module
 from reference.edge.journal import Journal
@@ -421,3 +422,52 @@ async def test_a_journal_is_not_made_anew_from_an_engine_that_does_not_answer(be
         await open_journal(settings, eyes, bench.runtime)
     assert "does not say what runs" in str(caught.value)
     assert not journal_path(settings).exists()
+
+
+async def test_a_replaced_journal_is_given_up_three_times_in_a_boot_at_most(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two devices with one identity would replace each other for ever."""
+    for times in range(agent_module.REPLACED_MOST + 1):
+        agent = bench.open(ONE)
+        agent.replaced()
+        if times < agent_module.REPLACED_MOST:
+            with pytest.raises(JournalError):
+                await agent.run()
+        else:
+            assert "does another device have this identity" in caplog.text
+            assert agent._lost is None
+        bench.journal.close()
+
+
+async def test_a_replaced_journal_is_not_given_up_in_a_trial(bench: Bench) -> None:
+    trial = replace(ONE, phase=Phase.VERIFYING, job=command(2))
+    agent = bench.open(trial)
+    agent.replaced()
+    assert agent._lost is None
+    assert not (bench.settings.run_dir / "journal-replaced").exists()
+
+
+async def test_what_was_counted_is_forgotten_with_the_journal(bench: Bench) -> None:
+    """Starts of another journal's current would be held against a version on trial."""
+    bench.runtime.install(image(1), 1)
+    bench.settings.state_dir.mkdir()
+    eyes = Eyes(bench.runtime, bench.settings.client, bench.folder, 1)
+    for _ in range(5):
+        eyes.acted(Start("c1", trusted=True))
+    eyes.failed(EngineError("x"), None)
+    with closing(await open_journal(bench.settings, eyes, bench.runtime)):
+        world = await eyes.look(ONE)
+    assert (world.restores, world.failures, world.error, world.dirty) == (0, 0, None, True)
+
+
+async def test_a_sync_does_not_end_a_row_of_failures(bench: Bench) -> None:
+    """It comes between two tries of what fails, and would begin the count anew each time."""
+    bench.runtime.install(image(1), 1)
+    eyes = Eyes(bench.runtime, bench.settings.client, bench.folder, 1)
+    eyes.failed(EngineError("x"), None)
+    eyes.acted(Sync())
+    world = await eyes.look(ONE)
+    assert (world.failures, world.error, world.dirty) == (1, None, False)
+    eyes.acted(Start("c1"))
+    assert (await eyes.look(ONE)).failures == 0

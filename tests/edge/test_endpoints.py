@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -91,6 +92,15 @@ async def test_a_whole_update_is_counted(bench: Bench) -> None:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_current_that_was_given_up_is_counted_once(bench: Bench) -> None:
+    agent = bench.open(UpdateRecord(epoch="e", floor=1, current=installed(1)))
+    async with shown(bench.settings, agent, bench.journal, talk(), int) as port:
+        failed = replace(bench.record, reason=Reason.CURRENT_FAILED, duty=True)
+        await agent.take_record(failed)
+        await agent.take_record(replace(failed, attempts=1))
+        assert await Onlooker(port).number("blackstart_edge_current_failed_total") == 1
 
 
 async def test_the_last_error_is_named(bench: Bench) -> None:

@@ -140,6 +140,15 @@ class Device:
         found = await self.link.wait_for(topics.update(self.tenant, self.client), count)
         return [open_envelope(data, KEYS, self.tenant, self.client, UpdateCommand) for data in found]
 
+    async def command_of(self, job_id: str) -> UpdateCommand:
+        """The command of this job, once it was sent; those of others may be sent again meanwhile."""
+        async with asyncio.timeout(10):
+            while True:
+                found = next((c for c in await self.commands(1) if c.job_id == job_id), None)
+                if found is not None:
+                    return found
+                await asyncio.sleep(0.01)
+
     async def cancels(self, count: int) -> list[CancelCommand]:
         found = await self.link.wait_for(topics.cancel(self.tenant, self.client), count)
         return [open_envelope(data, KEYS, self.tenant, self.client, CancelCommand) for data in found]
