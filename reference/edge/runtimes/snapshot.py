@@ -158,9 +158,8 @@ class SnapshotStore:
             self._write(generation, SnapshotState.PREPARED, volumes)  # From here on it is worth nothing.
         for volume in volumes:
             parent, name, aside = volume.path.parent, volume.path.name, _aside(volume)
-            if (
-                aside.exists()
-            ):  # An exchange in two steps that was cut: the volume first, then what it replaced.
+            # An exchange in two steps that was cut: the volume first, then what it replaced.
+            if aside.exists():
                 aside.rename(volume.copy if volume.path.exists() else volume.path)
             if state is SnapshotState.RESTORED and volume.copy.exists():
                 kept = parent / f".{name}.discarded-{generation}"
