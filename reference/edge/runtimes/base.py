@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from reference.core.model import ContainerState, Image, ImageState, SnapshotState
+from reference.core.model import ContainerState, HealthState, Image, ImageState, SnapshotState
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class ContainerSpec:
     """Path inside the container -> path on the device."""
     environment: Mapping[str, str] = field(default_factory=dict)
     restart_policy: str = "no"
+    like: str = ""
+    """Id of the container whose configuration it takes over, where an engine knows more than mounts and environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,10 @@ class ContainerFacts:
     """Digest of mounts and environment."""
     mounts: Mapping[str, str]
     environment: Mapping[str, str]
+    overlaps: bool = False
+    """Whether it may stand by beside another one of the client: its image says so, and its network allows it."""
+    engine_health: HealthState | None = None
+    """What the image's own check says of this life; None: the image has none."""
 
 
 @dataclass(frozen=True, slots=True)
