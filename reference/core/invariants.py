@@ -14,7 +14,16 @@ from reference.core.delivery import Memory
 from reference.core.errors import Reason
 from reference.core.job import Job, JobStatus
 from reference.core.limits import Limits
-from reference.core.model import Container, HealthState, ImageState, Outcome, Phase, SnapshotState, World
+from reference.core.model import (
+    Container,
+    Handover,
+    HealthState,
+    ImageState,
+    Outcome,
+    Phase,
+    SnapshotState,
+    World,
+)
 from reference.core.record import HOLDS, UpdateRecord
 from reference.core.steps import (
     Journal,
@@ -38,11 +47,25 @@ class Violation:
 
 
 def never_two_active(containers: Iterable[Container]) -> list[Violation]:
-    """At most one container of the client has a living process."""
-    running = sorted(c.id for c in containers if c.running)
-    return (
-        [Violation("never_two_active", f"running at once: {', '.join(running)}")] if len(running) > 1 else []
-    )
+    """At most one container of the client works on its volume: it runs, and does not wait for the other one's lease."""
+    active = sorted(c.id for c in containers if c.active)
+    return [Violation("never_two_active", f"active at once: {', '.join(active)}")] if len(active) > 1 else []
+
+
+def ready_before_the_stop(record: UpdateRecord, step: Step, world: World) -> list[Violation]:
+    """Where both may overlap, current is told to go only when the candidate stands by and would be healthy."""
+    job, current = record.job, world.find(record.current)
+    if record.phase is not Phase.SWITCHING or job is None or current is None or not isinstance(step, Stop):
+        return []
+    if job.policy.handover is not Handover.OVERLAP or job.policy.snapshot or step.container_id != current.id:
+        return []
+    candidate = world.pick(record.candidate_id, job.generation, job.image.digest)
+    if candidate is None or not (current.active and current.overlaps and candidate.overlaps):
+        return []
+    strangers = [c for c in world.containers if c.running and c.id not in (current.id, candidate.id)]
+    if strangers or (candidate.running and candidate.health is HealthState.HEALTHY):
+        return []
+    return [Violation("ready_before_the_stop", f"{current.id} is stopped and {candidate.id} is not ready")]
 
 
 def same_configuration(containers: Iterable[Container]) -> list[Violation]:
@@ -225,6 +248,7 @@ def every_step(memory: Memory, step: Step, world: World, limits: Limits) -> list
         *same_configuration(world.containers),
         *current_kept(record, step, world),
         *stop_is_journaled(record, step, world),
+        *ready_before_the_stop(record, step, world),
         *synced_before_start(step, world),
         *hold_honoured(record, step, world),
         *lock_honoured(record, step, world),

@@ -40,6 +40,8 @@ class Limits:
     """For so long a switch waits for the update lock when its command does not say."""
     revive_rest_ms: int = 5_000
     """The longest wait after a failure while the client is down, and no network is needed to bring it back."""
+    standby_ms: int = 5_000
+    """For so long a rollback waits for the old version to stand by before it stops the new one all the same."""
     backoff_first_ms: int = 500
     backoff_factor: int = 2
     backoff_limit_ms: int = 300_000

@@ -47,6 +47,7 @@ class Image:
 class Health:
     """What counts as healthy: `probe` (an HTTP path) answers well for `stable_for_ms` without a break.
 
+    Where the image has a check of its own, that has to be good, too; with an empty `probe` it is all that counts.
     Failing probes are forgiven for `start_period_ms`; a process life that is not healthy at the age of
     `start_period_ms + window_ms` has failed.
     """
@@ -62,6 +63,15 @@ class Health:
         return self.start_period_ms + self.window_ms
 
 
+class Handover(StrEnum):
+    """How the client goes from one version to the next. The value is what the command says."""
+
+    STOP_FIRST = "stop_first"
+    """The old version is stopped, then the new one is started."""
+    OVERLAP = "overlap"
+    """The new one is started first and stands by; the old one is stopped when it is ready. Where both allow it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How to update, beyond what is always done."""
@@ -72,6 +82,8 @@ class Policy:
     """For so long after the commit a version that cannot be healthy falls back to previous."""
     lock_wait_ms: int = 0
     """For so long the switch waits while the update lock is taken; 0: for as long as the device's own limit says."""
+    handover: Handover = Handover.STOP_FIRST
+    """`overlap` where both versions allow it; where one does not, and with a snapshot, it is `stop_first`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +154,20 @@ class Container:
     restart_policy: str = "no"
     configuration: str = ""
     """Digest of mounts, networks, environment: the same over any history."""
+    overlaps: bool = False
+    """It may stand by beside another one of the client: it touches the volume only while it has the lease."""
+    standby: bool = False
+    """Process scope: it stands by, without the lease. Its health, and how long it was watched, are then those of that."""
 
     @property
     def running(self) -> bool:
         """Whether it has a living process."""
         return self.state is ContainerState.RUNNING
+
+    @property
+    def active(self) -> bool:
+        """Whether it runs and works on the volume: what only stands by does not."""
+        return self.running and not self.standby
 
     @property
     def judged_ms(self) -> int:
@@ -155,7 +176,7 @@ class Container:
 
     def stable(self, health: Health) -> bool:
         """Whether its present life has passed the trial that `health` describes."""
-        healthy = self.running and self.health is HealthState.HEALTHY
+        healthy = self.active and self.health is HealthState.HEALTHY
         return healthy and self.healthy_ms >= health.stable_for_ms
 
     def sick(self, health: Health) -> bool:
@@ -166,7 +187,7 @@ class Container:
     def unsteady(self, health: Health) -> bool:
         """Whether its present life is good now and then, but had long enough to be stable and is not."""
         return (
-            self.running
+            self.active
             and not self.stable(health)
             and self.judged_ms > health.deadline_ms + health.stable_for_ms
         )

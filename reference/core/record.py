@@ -50,6 +50,11 @@ class UpdateRecord:
             raise ValueError(f"a record in phase {self.phase} with outcome {self.outcome}")
 
 
+def doubted(record: UpdateRecord, reason: Reason, message: str) -> UpdateRecord:
+    """The record of a trial that goes back, and why."""
+    return replace(record, phase=Phase.ROLLING_BACK, attempts=0, reason=reason, message=message)
+
+
 def cleared(record: UpdateRecord) -> UpdateRecord:
     """The record without what its last step left: failed acts and their reason."""
     return replace(record, attempts=0, reason=None, message="")

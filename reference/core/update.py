@@ -13,7 +13,7 @@ journals, acts. The rules:
 4.  Before `committing` is durable any doubt leads back to the old version; after it the job only goes forward.
 5.  The record holds no instants. The world reports durations; wall time (`now_ms`, None when the clock is not
     trusted) serves expiry only. Counters stop every loop.
-6.  Never two containers active; the image and the container of current stay until the commit is durable, the image
+6.  Never two containers active (one that stands by for a handover is not); the image and the container of current stay until the commit is durable, the image
     of previous until the next one.
 7.  An operator's hold stops everything but a trial that runs; the update lock keeps a switch from beginning. A
     snapshot of the volume is taken after the stop, and is back before the old version starts.
@@ -28,12 +28,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+from reference.core import handover
 from reference.core.duty import begin, bring_up, idle, refused, rest, restore_volume, restore_wait_ms, tidy
 from reference.core.errors import Reason
 from reference.core.limits import DEFAULT_LIMITS, Limits
 from reference.core.model import Command, Container, Failure, HealthState, ImageState
 from reference.core.model import Installed, Outcome, Phase, SnapshotState, World
-from reference.core.record import BEFORE_SWITCH, HOLDS, UpdateRecord, cleared
+from reference.core.record import BEFORE_SWITCH, HOLDS, UpdateRecord, cleared, doubted
 from reference.core.steps import Create, Journal, PrepareSnapshot, Pull, Remove, RemoveSnapshot
 from reference.core.steps import RestartEngine, SetRestartPolicy, Snapshot, Start, Step, Stop, Sync, Wait
 
@@ -44,7 +45,8 @@ def decide(record: UpdateRecord, world: World, now_ms: int | None, limits: Limit
     """The next step. Pure and total: the same arguments always give the same step."""
     if world.hold and record.phase in HOLDS:
         return _held(record, world, limits)
-    if refused(world) and not world.engine_restarted and record.phase not in BEFORE_SWITCH:
+    stuck = refused(world) and not world.engine_restarted and record.phase not in BEFORE_SWITCH
+    if stuck and not handover.would_end_it(record, world):
         return RestartEngine()  # A stuck port refuses every version: nobody is blamed before this was tried.
     match record.phase:
         case Phase.IDLE:
@@ -201,7 +203,7 @@ def _on_trial(record: UpdateRecord, world: World, limits: Limits) -> Step:
         if container is not None and container.restart_policy != "no":
             return SetRestartPolicy(container.id, "no")
     if (other := world.running_beside(candidate)) is not None:
-        return Stop(other.id)
+        return handover.forward(record, world, candidate, limits) or Stop(other.id)
     if record.phase is Phase.SWITCHING and (candidate.running or candidate.started_this_boot):
         return Journal(replace(cleared(record), phase=Phase.VERIFYING))
     if not candidate.running and not candidate.started_this_boot:
@@ -219,17 +221,8 @@ def _start(record: UpdateRecord, world: World, candidate: Container) -> Step:
 
 def _verifying(record: UpdateRecord, world: World, candidate: Container, limits: Limits) -> Step:
     health = _job(record).health
-    if not candidate.running:
-        return _roll_back(record, Reason.CANDIDATE_EXITED, f"exit code {candidate.exit_code}")
-    if candidate.health is HealthState.UNHEALTHY:
-        return _roll_back(record, Reason.CANDIDATE_UNHEALTHY, f"{health.probe} was good and turned bad")
-    if candidate.sick(health):
-        message = f"{health.probe} was not good within {health.deadline_ms} ms of the start"
-        return _roll_back(record, Reason.CANDIDATE_NEVER_HEALTHY, message)
-    if candidate.unsteady(health):
-        return _roll_back(
-            record, Reason.CANDIDATE_UNHEALTHY, f"{health.probe} did not stay good for long enough"
-        )
+    if (why := handover.trouble(candidate, health)) is not None:
+        return Journal(doubted(record, *why))
     if not candidate.stable(health):
         return Wait(limits.poll_ms, "the candidate has to stay healthy for its whole window")
     if world.dirty:
@@ -287,7 +280,8 @@ def _restore(record: UpdateRecord, installed: Installed, world: World, limits: L
     current = world.find(installed)
     beside = world.running_beside(current)
     alive = current is not None and current.running and not current.sick(installed.health)
-    healthy = current is not None and alive and current.health is HealthState.HEALTHY and beside is None
+    good = current is not None and current.active and current.health is HealthState.HEALTHY
+    healthy = good and alive and beside is None
     failed = world.failures >= limits.restore_attempts
     if current is not None and healthy and (failed or current.restart_policy == installed.restart_policy):
         back = replace(record, downtime_ms=world.outage_ms)
@@ -297,7 +291,7 @@ def _restore(record: UpdateRecord, installed: Installed, world: World, limits: L
     if (wait := rest(world, limits)) is not None:
         return wait
     if beside is not None:
-        return Stop(beside.id)
+        return handover.back(record, installed, beside, world, limits) or Stop(beside.id)
     if current is None or not current.running:
         return restore_volume(world) or bring_up(installed, current, world, limits)
     if healthy:
@@ -345,7 +339,7 @@ def _count(record: UpdateRecord, error: Failure) -> Journal:
 
 
 def _roll_back(record: UpdateRecord, reason: Reason, message: str) -> Journal:
-    return Journal(replace(record, phase=Phase.ROLLING_BACK, attempts=0, reason=reason, message=message))
+    return Journal(doubted(record, reason, message))
 
 
 def _end(record: UpdateRecord, outcome: Outcome, reason: Reason | None = None, message: str = "") -> Journal:

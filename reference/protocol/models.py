@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from reference.core import model as core
 from reference.core.errors import CommandError, Reason
 from reference.core.job import JobStatus, Report
-from reference.core.model import Outcome, Phase
+from reference.core.model import Handover, Outcome, Phase
 from reference.protocol.topics import CLIENT_PATTERN, TENANT_PATTERN
 
 SCHEMA_VERSION = 1
@@ -61,7 +61,7 @@ def _without_nul(text: str) -> str:
 
 Text = Annotated[str, Field(max_length=MAX_TEXT), AfterValidator(_without_nul)]
 CorrelationId = Annotated[str, Field(pattern=CORRELATION_PATTERN)]
-Probe = Annotated[str, Field(max_length=255, pattern=r"^/[!-~]*$")]
+Probe = Annotated[str, Field(max_length=255, pattern=r"^(/[!-~]*)?$")]
 
 
 class _Part(BaseModel):
@@ -124,17 +124,21 @@ class Policy(_Part):
     snapshot: bool = False
     probation_ms: Annotated[int, Field(ge=0, le=MAX_PROBATION_MS)] = 0
     lock_wait_ms: Annotated[int, Field(ge=0, le=MAX_LOCK_WAIT_MS)] = 0
+    handover: Handover = Handover.STOP_FIRST
 
     @classmethod
     def from_core(cls, policy: core.Policy) -> Self:
         """Raises pydantic.ValidationError for what cannot go over the wire."""
         return cls(
-            snapshot=policy.snapshot, probation_ms=policy.probation_ms, lock_wait_ms=policy.lock_wait_ms
+            snapshot=policy.snapshot,
+            probation_ms=policy.probation_ms,
+            lock_wait_ms=policy.lock_wait_ms,
+            handover=policy.handover,
         )
 
     def to_core(self) -> core.Policy:
         """The same, as core knows it."""
-        return core.Policy(self.snapshot, self.probation_ms, self.lock_wait_ms)
+        return core.Policy(self.snapshot, self.probation_ms, self.lock_wait_ms, self.handover)
 
 
 class UpdateCommand(_Message):

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
-from reference.core.model import Health, Image, Policy
+from reference.core.model import Handover, Health, Image, Policy
 from reference.service import eventlog, schema
 from reference.service.eventlog import EventType
 
@@ -59,6 +59,7 @@ def add_version(connection: Connection, record: VersionRecord) -> None:
             snapshot=int(record.policy.snapshot),
             probation_ms=record.policy.probation_ms,
             lock_wait_ms=record.policy.lock_wait_ms,
+            handover=record.policy.handover.value,
             created_ms=record.created_ms,
         )
     )
@@ -93,5 +94,5 @@ def version_of(row: Row[Any]) -> VersionRecord:
     return VersionRecord(
         row.tenant, Image(row.repository, row.digest, row.version),
         Health(row.probe, row.start_period_ms, row.window_ms, row.stable_for_ms), row.created_ms,
-        Policy(bool(row.snapshot), row.probation_ms, row.lock_wait_ms), row.withdrawn_ms,
+        Policy(bool(row.snapshot), row.probation_ms, row.lock_wait_ms, Handover(row.handover)), row.withdrawn_ms,
     )  # fmt: skip

@@ -50,7 +50,7 @@ EXAMPLES: Mapping[str, object] = {
     "createdBy": "alex", "createdAt": _AT, "updatedAt": _AT, "expiresAt": "2026-03-02T12:00:00.000Z",
     "lastSeenAt": _AT, "nextAfter": None, "cursor": None, "nextCursor": None, "probe": "/healthz",
     "startPeriodMs": 10000, "windowMs": 60000, "stableForMs": 10000, "snapshot": False, "probationMs": 0,
-    "lockWaitMs": 0, "correlationId": "order-4711", "checks": {"database": "ok", "broker": "ok"},
+    "lockWaitMs": 0, "handover": "stop_first", "correlationId": "order-4711", "checks": {"database": "ok", "broker": "ok"},
     "tenantId": "acme", "hold": False,
 }  # fmt: skip
 """By the name of the field, whatever model it is in. A field that is not here shows what its type suggests."""

@@ -13,7 +13,7 @@ from reference.core.delivery import next_generation
 from reference.core.errors import InputError, Reason
 from reference.core.job import Job, JobStatus, canceled, superseded
 from reference.core.limits import ServiceLimits
-from reference.core.model import Command, Health, Image, Policy
+from reference.core.model import Command, Handover, Health, Image, Policy
 from reference.protocol.envelope import SigningKey, sign
 from reference.protocol.models import JOB_ID_PATTERN, MAX_INT, CancelCommand, UpdateCommand
 from reference.protocol.topics import CLIENT_PATTERN
@@ -42,6 +42,7 @@ class PolicyChange:
     snapshot: bool | None = None
     probation_ms: int | None = None
     lock_wait_ms: int | None = None
+    handover: Handover | None = None
 
     def over(self, usual: Policy) -> Policy:
         """The usual policy with these changes."""
@@ -49,6 +50,7 @@ class PolicyChange:
             usual.snapshot if self.snapshot is None else self.snapshot,
             usual.probation_ms if self.probation_ms is None else self.probation_ms,
             usual.lock_wait_ms if self.lock_wait_ms is None else self.lock_wait_ms,
+            self.handover or usual.handover,
         )
 
 

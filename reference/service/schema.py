@@ -70,6 +70,7 @@ versions = Table(
     Column("snapshot", Integer, nullable=False, default=0),
     Column("probation_ms", BigInteger, nullable=False, default=0),
     Column("lock_wait_ms", BigInteger, nullable=False, default=0),
+    Column("handover", String(16), nullable=False, default="stop_first"),
     Column("created_ms", BigInteger, nullable=False),
     Column("withdrawn_ms", BigInteger),
 )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from reference.core.job import JobStatus
-from reference.core.model import Outcome, Phase
+from reference.core.model import Handover, Outcome, Phase
 from reference.core.model import Policy as CorePolicy
 from reference.protocol.models import (
     MAX_LOCK_WAIT_MS,
@@ -54,10 +54,11 @@ class PolicyRequest(_Given):
     snapshot: bool | None = None
     probation_ms: Annotated[int, Field(ge=0, le=MAX_PROBATION_MS)] | None = None
     lock_wait_ms: Annotated[int, Field(ge=0, le=MAX_LOCK_WAIT_MS)] | None = None
+    handover: Annotated[Handover, Field(strict=False)] | None = None
 
     def to_change(self) -> PolicyChange:
         """The same, as orders know it."""
-        return PolicyChange(self.snapshot, self.probation_ms, self.lock_wait_ms)
+        return PolicyChange(self.snapshot, self.probation_ms, self.lock_wait_ms, self.handover)
 
 
 class UpdateRequest(_Given):
@@ -185,12 +186,16 @@ class PolicyView(_Answer):
     snapshot: bool
     probation_ms: int
     lock_wait_ms: int
+    handover: Handover
 
     @classmethod
     def of(cls, policy: CorePolicy) -> Self:
         """As the API shows it."""
         return cls(
-            snapshot=policy.snapshot, probation_ms=policy.probation_ms, lock_wait_ms=policy.lock_wait_ms
+            snapshot=policy.snapshot,
+            probation_ms=policy.probation_ms,
+            lock_wait_ms=policy.lock_wait_ms,
+            handover=policy.handover,
         )
 
 

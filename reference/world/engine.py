@@ -104,6 +104,8 @@ class Engine(NamedTuple):
     """Registry trouble to come, by digest: used up one by one, over boots too."""
     acts: tuple[tuple[str, int, Reason], ...] = ()
     """So many times an act of this kind will fail: its class, or `TrustedStart` for a start of what was confirmed."""
+    leaving: tuple[str, ...] = ()
+    """Containers that have given up their lease and are about to end, whatever the updater does."""
 
     @property
     def images(self) -> dict[str, ImageState]:
@@ -162,7 +164,7 @@ def _way(setting: Setting, engine: Engine, step: Act) -> Way:
         case Pull(wanted):
             yield from _pull(engine, wanted)
         case Create(wanted, generation):
-            yield from _create(engine, wanted, generation)
+            yield from _create(setting, engine, wanted, generation)
         case Start(container_id):
             yield from _start(setting, engine, container_id)
         case Stop(container_id):
@@ -245,7 +247,7 @@ def _with_image(engine: Engine, files: StoredImage) -> Engine:
 # ---- containers
 
 
-def _create(engine: Engine, wanted: Image, generation: int) -> Way:
+def _create(setting: Setting, engine: Engine, wanted: Image, generation: int) -> Way:
     if engine.images.get(wanted.digest) is not ImageState.PRESENT:
         raise RefusedError(Reason.IMAGE_INVALID, "no such image")
     if any(c.generation == generation and c.image == wanted for c in engine.containers):
@@ -257,6 +259,7 @@ def _create(engine: Engine, wanted: Image, generation: int) -> Way:
     names = (f"c{generation}", *(f"c{generation}-{n}" for n in range(2, 9)))
     name = next(n for n in names if n not in taken)
     made = Container(name, generation, wanted, ContainerState.CREATED, configuration="same")
+    made = replace(made, overlaps=setting.of(made).overlaps)
     files = StoredContainer(name, generation, wanted, (False, True))
     disk = engine.disk._replace(containers=(*engine.disk.containers, files))
     yield Atom.CREATE_SHOW, engine._replace(containers=(*engine.containers, made), disk=disk)
@@ -280,6 +283,7 @@ def _spawned(setting: Setting, engine: Engine, container: Container) -> Engine:
     if container.running:
         return engine
     does, disk = setting.of(container), engine.disk
+    standby = does.overlaps and _held(engine)
     if does.migrates:
         now = disk.volumes[-1]._replace(format=container.image.digest)
         disk = disk._replace(volumes=then(disk.volumes, now))
@@ -289,6 +293,7 @@ def _spawned(setting: Setting, engine: Engine, container: Container) -> Engine:
     fresh = replace(
         container, started_this_boot=True, up_ms=0, watched_ms=0, healthy_ms=0, health=HealthState.STARTING,
         exit_code=1 if bad else None, state=ContainerState.EXITED if bad else ContainerState.RUNNING,
+        standby=standby and not bad,
     )  # fmt: skip
     return _seen(engine._replace(disk=disk), container.id, lambda _: fresh)
 
@@ -304,14 +309,42 @@ def _stop(engine: Engine, container_id: str) -> Way:
     if not any(c.id == container_id and c.running for c in engine.containers):
         return
     yield Atom.STOP_SIGNAL, engine
-    engine = _seen(engine, container_id, lambda c: _ended(c, 0))
+    if _held(engine, container_id) and any(c.standby for c in engine.containers):
+        # It gives up the lease before it ends: for a moment both live, and the other one is active.
+        left = _seen(engine, container_id, lambda c: replace(c, standby=True, health=HealthState.STARTING))
+        engine = _taken_over(left._replace(leaving=(container_id,)))
+        yield Atom.STOP_SIGNAL, engine
+    engine = _gone(engine, container_id, 0)
     yield Atom.STOP_GONE, engine
     yield Atom.STOP_RECORD, _recorded(engine, container_id)
 
 
 def ended(engine: Engine, container_id: str) -> Engine:
     """The engine after a container's process was killed by somebody; what its restart policy says is not done."""
-    return _recorded(_seen(engine, container_id, lambda c: _ended(c, 137)), container_id)
+    return _recorded(_gone(engine, container_id, 137), container_id)
+
+
+def _gone(engine: Engine, container_id: str, exit_code: int | None) -> Engine:
+    """The engine without this process. Who stood by takes over."""
+    engine = _seen(engine, container_id, lambda c: _ended(c, exit_code))
+    return _taken_over(engine._replace(leaving=tuple(i for i in engine.leaving if i != container_id)))
+
+
+def _held(engine: Engine, by: str = "") -> bool:
+    """Whether somebody has the lease on the volume, or whether this one has it. Only those that overlap know of one."""
+    return any(c.active and c.overlaps and by in ("", c.id) for c in engine.containers)
+
+
+def _taken_over(engine: Engine) -> Engine:
+    """A free lease is taken by the first that waits for it: what it was as a standby says nothing of it any more."""
+    waiting = (c for c in engine.containers if c.running and c.standby and c.id not in engine.leaving)
+    first_of_them = next(waiting, None)
+    if first_of_them is None or _held(engine):
+        return engine
+    active = replace(
+        first_of_them, standby=False, up_ms=0, watched_ms=0, healthy_ms=0, health=HealthState.STARTING
+    )
+    return _seen(engine, active.id, lambda _: active)
 
 
 def _set_policy(engine: Engine, container_id: str, policy: str) -> Way:
@@ -324,6 +357,7 @@ def _remove(engine: Engine, container_id: str) -> Way:
     if not any(c.id == container_id for c in engine.containers):
         return
     engine = _kept(engine, container_id, lambda s: s._replace(listed=then(s.listed, False)))
+    engine = _gone(engine, container_id, None)
     engine = engine._replace(containers=tuple(c for c in engine.containers if c.id != container_id))
     yield Atom.REMOVE_HIDE, engine
     yield Atom.REMOVE_PURGE, engine
@@ -334,7 +368,7 @@ def _ended(c: Container, exit_code: int | None) -> Container:
         return c
     return replace(
         c, state=ContainerState.EXITED, exit_code=exit_code, health=HealthState.STARTING, healthy_ms=0,
-        up_ms=0, watched_ms=0,
+        up_ms=0, watched_ms=0, standby=False,
     )  # fmt: skip
 
 
@@ -353,32 +387,37 @@ def _kept(engine: Engine, container_id: str, change: Callable[[StoredContainer],
 
 def advance(setting: Setting, engine: Engine, ms: int) -> Engine:
     """The engine after so much time: processes age, are probed, and may die."""
-    for container in engine.containers:
-        if container.running:
-            engine = _aged(setting, engine, container, ms)
+    for leaving in engine.leaving:
+        engine = _recorded(_gone(engine, leaving, 0), leaving)
+    for container_id in [c.id for c in engine.containers if c.running]:
+        container = next(c for c in engine.containers if c.id == container_id)
+        engine = _aged(setting, engine, container, ms)
     return engine
 
 
 def _aged(setting: Setting, engine: Engine, c: Container, ms: int) -> Engine:
     does, up = setting.of(c), c.up_ms + ms
-    if does.dies_at is None or up < does.dies_at:
+    dies_at = does.dies_waiting_at if c.standby else does.dies_at
+    if dies_at is None or up < dies_at:
         watched = min((c.watched_ms or 0) + ms, CAP_MS)
         older = probed(does, replace(c, up_ms=min(up, CAP_MS), watched_ms=watched))
         return _seen(engine, c.id, lambda _: older)
-    gone = _ended(c, 3)
-    engine = _seen(engine, c.id, lambda _: gone)
+    engine = _gone(engine, c.id, 3)
     if c.restart_policy != "no":
-        engine = _spawned(setting, engine._replace(revived=engine.revived + 1), gone)
+        engine = _spawned(setting, engine._replace(revived=engine.revived + 1), _ended(c, 3))
     return _recorded(engine, c.id)
 
 
 def probed(does: Behaviour, c: Container) -> Container:
     """A running container as the probe sees it at its age."""
-    if does.healthy_at is None or c.up_ms < does.healthy_at:
+    good_at = does.ready_at if c.standby else does.healthy_at
+    if good_at is None or c.up_ms < good_at:
         return replace(c, health=HealthState.STARTING, healthy_ms=0)
+    if c.standby:
+        return replace(c, health=HealthState.HEALTHY, healthy_ms=0)
     if does.bad_at is not None and c.up_ms >= does.bad_at:
         return replace(c, health=HealthState.UNHEALTHY, healthy_ms=0)
-    good = min(c.up_ms - does.healthy_at, c.watched_ms or 0)
+    good = min(c.up_ms - good_at, c.watched_ms or 0)
     if does.flaps_every is not None:
         good %= does.flaps_every
     return replace(c, health=HealthState.HEALTHY, healthy_ms=min(good, HEALTH.stable_for_ms))
@@ -399,18 +438,19 @@ def boots(setting: Setting, engine: Engine) -> Iterator[tuple[str, Engine]]:
     for number, disk in enumerate(after_cut(engine.disk)):
         for kind in setting.boots:
             down = Engine(
-                tuple(_down(s) for s in disk.containers), disk, boot, kind is Boot.STUCK, False,
+                tuple(_down(setting, s) for s in disk.containers), disk, boot, kind is Boot.STUCK, False,
                 kind is Boot.FLAKY, 0, engine.pulls, engine.acts,
             )  # fmt: skip
             yield f"{kind}/{number}", revived(setting, down)
 
 
-def _down(s: StoredContainer) -> Container:
+def _down(setting: Setting, s: StoredContainer) -> Container:
     state = ContainerState.CREATED if s.ran[-1] == NEVER else ContainerState.EXITED
-    return Container(
+    down = Container(
         s.id, s.generation, s.image, state, exit_code=137 if s.ran[-1] == RUNNING else None,
         restart_policy=s.policy[-1], configuration="same", watched_ms=0,
     )  # fmt: skip
+    return replace(down, overlaps=setting.of(down).overlaps)
 
 
 def revived(setting: Setting, engine: Engine) -> Engine:

@@ -16,6 +16,7 @@ LIMITS = Limits(
     restore_attempts=2,
     fallback_attempts=4,
     revive_attempts_in_job=1,
+    standby_ms=100,
     backoff_first_ms=100,
     backoff_limit_ms=400,
     backoff_throttled_ms=300,
@@ -71,6 +72,11 @@ class Behaviour:
     """It changes the volume's format when it starts: a version that does not know it exits."""
     last_boot: int | None = None
     """From the boot after this one on it exits when it is started. The first boot is 1."""
+    overlaps: bool = False
+    """It stands by while another one has the lease. What is above is then of its life from the take-over on."""
+    ready_at: int | None = 20
+    """While it stands by: from then on it says that it would be healthy."""
+    dies_waiting_at: int | None = None
 
 
 GOOD = Behaviour()

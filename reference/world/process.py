@@ -92,7 +92,7 @@ def _turns(count: int, limits: Limits) -> int:
 def waited(process: Process, record: UpdateRecord, before: World, after: World, ms: int, limits: Limits,
            revived: int) -> Process:  # fmt: skip
     """The process after so much time. Ages that decide nothing any more are capped, so that states come back."""
-    up = any(c.running and c.health is HealthState.HEALTHY for c in before.containers)
+    up = any(c.active and c.health is HealthState.HEALTHY for c in before.containers)
     probation = record.probation_left_ms > 0 and record.phase is Phase.IDLE
     current = after.find(record.current)
     healthy = current is not None and current.running and current.health is HealthState.HEALTHY

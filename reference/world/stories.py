@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reference.core.errors import Reason
 from reference.core.job import JobStatus
-from reference.core.model import Outcome, Policy
+from reference.core.model import Handover, Outcome, Policy
 from reference.world import events
 from reference.world.engine import FOR_GOOD, Boot
 from reference.world.nouns import Behaviour, command
@@ -122,6 +124,37 @@ POLICIES = (
     ),
 )  # fmt: skip
 
+OVERLAP = Policy(handover=Handover.OVERLAP)
+WAITS = Behaviour(overlaps=True)
+
+
+def _handover(name: str, about: str, *ends: Ending, v1: Behaviour = WAITS, v2: Behaviour = WAITS) -> Story:
+    order = (command(2, "v2", policy=OVERLAP),)
+    return Story(
+        f"handover{name}", f"handover by overlap: {about}", ends, order, versions={"v1": v1, "v2": v2}
+    )
+
+
+EXITS, NEVER = back(Reason.CANDIDATE_EXITED), back(Reason.CANDIDATE_NEVER_HEALTHY)
+HANDOVERS = (
+    _handover("", "a good version", NEW),
+    _handover("_never_ready", "the new version never stands by, ready", NEVER,
+              v2=Behaviour(overlaps=True, ready_at=None, healthy_at=None)),
+    # After a boot it is started alone, and has nothing to die of.
+    _handover("_dies_waiting", "the new version exits while it stands by", EXITS, NEW,
+              v2=Behaviour(overlaps=True, dies_waiting_at=10)),
+    _handover("_refused", "the engine refuses to start the new version", back(Reason.START_REFUSED),
+              v2=Behaviour(overlaps=True, refused=True)),
+    _handover("_sick", "the new version is never healthy after it has taken over", NEVER,
+              v2=Behaviour(overlaps=True, healthy_at=None)),
+    _handover("_dies", "the new version exits after it has taken over", EXITS, v2=Behaviour(overlaps=True, dies_at=60)),
+    _handover("_no_way_back", "the same, and the old one cannot stand by beside it", NEVER,
+              v1=Behaviour(overlaps=True, ready_at=None), v2=Behaviour(overlaps=True, healthy_at=None)),
+    _handover("_new_only", "the old version does not allow it", NEW, v1=Behaviour()),
+    _handover("_old_only", "the new version does not allow it", NEW, v2=Behaviour()),
+    replace(_handover("_killed", "somebody kills one of the two, once", NEW, EXITS), events=(events.killed,)),
+)  # fmt: skip
+
 CANCELED = failed(Reason.CANCELED)
 THIRD = command(3, "v3")
 THEN_THIRD: Ends = {"job-3": (Outcome.SUCCEEDED, None)}
@@ -207,11 +240,14 @@ JOURNALS = (
     Story("corrupt_journal_migrated", "the same, and it has changed the volume, of which a copy was taken",
           (back(Reason.CANDIDATE_NEVER_HEALTHY), back(Reason.CANDIDATE_EXITED), Ending(LOST, ("v1",))), (command(2, "v2", policy=SNAPSHOT),),
           versions={"v2": Behaviour(migrates=True, healthy_at=None)}, events=(events.corrupt,)),
+    replace(_handover("_corrupt_journal", "the journal is lost at some moment, and the new version is never healthy",
+                      NEVER, EXITS, Ending(LOST, ("v1",)), v2=Behaviour(overlaps=True, healthy_at=None)),
+            events=(events.corrupt,)),
 )  # fmt: skip
 
 STORIES = (
     Story("success", "a good version", (NEW,)),
-    *BAD, *PULLS, *DISKS, *POLICIES, *OTHERS, *JOURNALS,
+    *BAD, *PULLS, *DISKS, *POLICIES, *HANDOVERS, *OTHERS, *JOURNALS,
 )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def device(versions: dict[str, Behaviour] | None = None) -> tuple[Memory, Engine
         "c1", 1, image("v1"), ContainerState.EXITED if bad else ContainerState.RUNNING, not does.refused,
         0 if bad else 350, HealthState.STARTING if bad else HealthState.HEALTHY, 0 if bad else 100,
         exit_code=1 if bad else None, restart_policy="unless-stopped", configuration="same",
-        watched_ms=0 if bad else 350,
+        watched_ms=0 if bad else 350, overlaps=does.overlaps,
     )  # fmt: skip
     files = StoredContainer("c1", 1, image("v1"), (True,), ("unless-stopped",), (RUNNING,))
     disk = Disk((files,), (StoredImage(image("v1").digest, (True,), (LAYERS,)),))

@@ -12,7 +12,7 @@ from reference.core import model as core
 from reference.core.errors import CommandError, Reason
 from reference.core.job import JobStatus, Report
 from reference.core.limits import DEFAULT_SERVICE_LIMITS
-from reference.core.model import Outcome, Phase
+from reference.core.model import Handover, Outcome, Phase, Policy
 from reference.protocol import models
 from reference.protocol.models import (
     Birth,
@@ -92,14 +92,10 @@ def test_unknown_fields_are_tolerated() -> None:
 
 
 def test_policy_and_correlation_reach_core_and_come_back() -> None:
-    policy = {"snapshot": True, "probationMs": 86_400_000, "lockWaitMs": 5_000}
+    policy = {"snapshot": True, "probationMs": 86_400_000, "lockWaitMs": 5_000, "handover": "overlap"}
     parsed = models.parse_update(_changed(policy=policy, correlationId="req-1.a_B"))
     command = parsed.to_core()
-    assert (command.policy.snapshot, command.policy.probation_ms, command.policy.lock_wait_ms) == (
-        True,
-        86_400_000,
-        5_000,
-    )
+    assert command.policy == Policy(True, 86_400_000, 5_000, Handover.OVERLAP)
     assert command.correlation_id == "req-1.a_B"
     again = models.UpdateCommand.from_core(command, parsed.tenant_id, parsed.client_id, parsed.issued_at)
     assert again == parsed

@@ -297,13 +297,20 @@ async def test_the_policy_of_the_version_and_what_the_order_changes(service: Ser
     body = {"version": "3.0", "repository": "localhost:5000/opc", "digest": DIGEST}
     policy = {"snapshot": True, "probationMs": 60_000}
     made = (await service.post("/api/v1/versions", body | {"policy": policy})).json()
-    assert made["policy"] == {"snapshot": True, "probationMs": 60_000, "lockWaitMs": 0}
+    usual = {"snapshot": True, "probationMs": 60_000, "lockWaitMs": 0, "handover": "stop_first"}
+    assert made["policy"] == usual
     problem(await service.post("/api/v1/versions", body), 409, "conflict")
-    order = {"targetVersion": "3.0", "policy": {"probationMs": 0, "lockWaitMs": 5}}
+    order = {"targetVersion": "3.0", "policy": {"probationMs": 0, "lockWaitMs": 5, "handover": "overlap"}}
     assert (await _post(service, UPDATE, order)).status_code == 202
     told = (await device.commands(1))[0].policy
-    assert (told.snapshot, told.probation_ms, told.lock_wait_ms) == (True, 0, 5)
-    for bad in ({"probationMs": -1}, {"snapshot": 1}, {"lockWaitMs": 10**12}, {"more": 1}):
+    assert (told.snapshot, told.probation_ms, told.lock_wait_ms, told.handover) == (True, 0, 5, "overlap")
+    for bad in (
+        {"probationMs": -1},
+        {"snapshot": 1},
+        {"lockWaitMs": 10**12},
+        {"handover": "both"},
+        {"more": 1},
+    ):
         problem(await _post(service, UPDATE, BODY | {"policy": bad}), 422, "invalid_input")
 
 

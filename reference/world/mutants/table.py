@@ -60,6 +60,10 @@ UPDATER = (
     _updater(u.pulled_for_the_rollback, "crash"),
     _updater(u.error_forgotten, "start_refused"),
     _updater(u.no_sync_before_the_commit),
+    _updater(u.stopped_before_it_is_ready, "handover"),
+    _updater(u.overlap_not_asked_for, "handover_new_only", "handover_old_only"),
+    _updater(u.standby_time_counted, "handover_sick"),
+    _updater(u.both_kept, "handover"),
 )
 
 JOURNAL = (

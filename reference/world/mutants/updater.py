@@ -299,6 +299,40 @@ def error_forgotten(record: UpdateRecord, world: World, now_ms: int | None, limi
     return decide(record, replace(world, error=failure), now_ms, limits)
 
 
+def stopped_before_it_is_ready(
+    record: UpdateRecord, world: World, now_ms: int | None, limits: Limits
+) -> Step:
+    """The old version is told to go as soon as the next one has started beside it."""
+
+    def ready(c: Container) -> Container:
+        return replace(c, health=HealthState.HEALTHY) if c.running and c.standby else c
+
+    return decide(record, replace(world, containers=tuple(map(ready, world.containers))), now_ms, limits)
+
+
+def overlap_not_asked_for(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    """A version that knows of no lease is started beside another one all the same."""
+    willing = tuple(replace(c, overlaps=True) for c in world.containers)
+    return decide(record, replace(world, containers=willing), now_ms, limits)
+
+
+def standby_time_counted(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    """A candidate that stood by, ready, has passed its trial when it takes over."""
+
+    def proved(c: Container) -> Container:
+        trial = record.phase is Phase.VERIFYING and c.overlaps and c.running
+        return replace(c, health=HealthState.HEALTHY, healthy_ms=10**6) if trial else c
+
+    return decide(record, replace(world, containers=tuple(map(proved, world.containers))), now_ms, limits)
+
+
+def both_kept(record: UpdateRecord, world: World, now_ms: int | None, limits: Limits) -> Step:
+    """Once the candidate stands by nobody is stopped any more."""
+    step = decide(record, world, now_ms, limits)
+    two = sum(c.running for c in world.containers) > 1
+    return Wait(limits.watch_ms, "the other one still runs") if two and isinstance(step, Stop) else step
+
+
 # ---- safeguards that are not needed alone: see the table
 
 

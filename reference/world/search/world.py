@@ -7,7 +7,7 @@ from dataclasses import replace
 from reference.core.delivery import ClientState
 from reference.core.errors import Reason
 from reference.core.limits import ServiceLimits
-from reference.core.model import Command
+from reference.core.model import Command, Handover, Policy
 from reference.world import nouns
 from reference.world.engine import Setting
 from reference.world.machine import EPOCHS, State
@@ -32,7 +32,12 @@ GOOD = ("v1", "v2", "v3")
 UNKNOWN = "v6"
 """The registry does not know it."""
 VERSIONS = ("v2", "v3", "v2", "v3", "v1", "v4", "v5", UNKNOWN)
-BEHAVIOURS = {"v4": Behaviour(crashes=True), "v5": Behaviour(healthy_at=None)}
+BEHAVIOURS = {
+    "v1": Behaviour(overlaps=True), "v2": Behaviour(overlaps=True), "v4": Behaviour(crashes=True, overlaps=True),
+    "v5": Behaviour(healthy_at=None, overlaps=True),
+}  # fmt: skip
+OVERLAP = Policy(handover=Handover.OVERLAP)
+"""Of every other order; v3 and v6 do not allow it."""
 MOST_VALUES = 400_000
 """A world that has seen so many is put away, and a new one begun: seeds do not depend on it."""
 
@@ -45,7 +50,7 @@ class World:
         behaviours = {image(version).digest: does for version, does in BEHAVIOURS.items()}
         self.driver = Driver(Setting(behaviours), LIMITS, self.sides)
         self.desk = Desk(self.sides.service, SERVICE_LIMITS)
-        memory, engine = device()
+        memory, engine = device(BEHAVIOURS)
         pulls = ((image(UNKNOWN).digest, (Reason.IMAGE_UNKNOWN,) * 9),)
         begun = self.driver.begin(
             memory, engine._replace(pulls=pulls), Process(opened=True), self.driver.services[0]
@@ -61,4 +66,12 @@ class World:
 
     def command(self, generation: int, version: str, job_id: str, expires_at_ms: int) -> int:
         """The number of a command."""
-        return self.driver.commands.number(Command(job_id, generation, image(version), HEALTH, expires_at_ms))
+        order = Command(
+            job_id,
+            generation,
+            image(version),
+            HEALTH,
+            expires_at_ms,
+            OVERLAP if generation % 2 == 0 else Policy(),
+        )
+        return self.driver.commands.number(order)
