@@ -16,18 +16,26 @@ DEFECTS = {
     "ignores-sigterm": 0,
     "slow-start": 500,
     "bad-migration": 0,
+    "sick-alone": 0,
 }
 """Every defect that the client knows, with its default `after_ms`."""
+OVERLAPS = "blackstart.handover"
+"""The label of an image whose client knows the lease; its value is `overlap`."""
 _APP = Path(__file__).with_name("app")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def write_client_folder(
-    dest: Path, version: str, defect: str | None = None, *, after_ms: int | None = None
+    dest: Path,
+    version: str,
+    defect: str | None = None,
+    *,
+    after_ms: int | None = None,
+    overlaps: bool = True,
 ) -> None:
     """Write what `blackstart image build` takes: the app, `blackstart-image.json` and, if given, the defect.
 
-    `after_ms` is when a `dies-in-window` dies and how long a `slow-start` sleeps. Raises InputError.
+    `overlaps`: its label says that it may stand by beside another version. `after_ms` is when a `dies-in-window` dies and how long a `slow-start` sleeps. Raises InputError.
     """
     if not _VERSION.fullmatch(version):
         raise InputError(f"{version!r} is not a version", todo="Use letters, digits and . _ - (64 at most).")
@@ -47,6 +55,7 @@ def write_client_folder(
         labels = {
             "org.opencontainers.image.title": "opc-core-client",
             "org.opencontainers.image.version": version,
+            **({OVERLAPS: "overlap"} if overlaps else {}),
         }
         _write(dest / "blackstart-image.json", {"env": {"OPC_VERSION": version}, "labels": labels})
     except OSError as error:

@@ -273,7 +273,7 @@ def test_bad_migration_leaves_a_volume_that_the_version_before_refuses_by_name(d
 def test_a_folder_can_be_built_into_an_image(tmp_path: Path) -> None:
     write_client_folder(tmp_path / "folder", "2.1.0", "never-healthy")
     built = build_image(tmp_path / "folder", tmp_path / "out", version="2.1.0")
-    assert built.files == 2
+    assert built.files == 5
     assert set(DEFECTS) == {
         "crash-on-start",
         "never-healthy",
@@ -281,6 +281,7 @@ def test_a_folder_can_be_built_into_an_image(tmp_path: Path) -> None:
         "ignores-sigterm",
         "slow-start",
         "bad-migration",
+        "sick-alone",
     }
 
 

@@ -10,6 +10,11 @@ and appends to /data/samples.log one JSON object a line: seq, value, version, at
 file ends, so no restart, kill or update repeats or skips one. GET /healthz answers 200 or 503 with
 {status, version, checks, seq}. Exit codes: 0 told to stop, 1 failed, 2 the configuration is wrong.
 
+With BLACKSTART_STANDBY it may overlap with another version: who has the lock on /data/lease works on the volume. One that
+finds it taken stands by: it touches nothing, answers GET /healthz on the abstract unix socket of that name, has the other
+one's listening socket passed on, and takes over, accept queue and all, the moment the lock is free. Told to stop, the one
+that works writes its last sample, lets go of the lock, and answers whom it has accepted.
+
 Where there are no real mounts, BLACKSTART_MOUNTS (JSON: path here -> path on the device) says where things lie.
 """
 
@@ -23,13 +28,16 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the typing module costs milliseconds
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
+HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
 CONFIG, DATA = "/etc/opc-client/config.json", "/data"
 ROTATE_BYTES = 64 << 20
 """samples.log is renamed to samples.log.1 at this size: the disk stays bounded."""
 BIND_S, CLIENT_S, MAX_CLIENTS, MAX_REQUEST = 10.0, 2.0, 64, 8192
 CLOUD_EVERY_S, CLOUD_TIMEOUT_S = 2.0, 1.0
+LEAVE_S, ASK_S = 0.5, 0.02
+"""How long whom it has accepted is answered after the lease has passed on; how often a standby asks for the socket."""
 FORMAT = "1"
 """Of what is on the volume; `format` there names another one, which this version must not touch."""
 
@@ -38,6 +46,14 @@ def leave(code: int, message: str) -> "NoReturn":
     sys.stderr.write(f"opc-client: {message}\n")
     sys.stderr.flush()
     os._exit(code)
+
+
+def beside(name: str) -> "Any":
+    """The module of that name in this folder. What most starts do not need is not read by them."""
+    sys.dont_write_bytecode = True  # The image is not ours to write into.
+    if HERE not in sys.path:
+        sys.path.insert(0, HERE)
+    return __import__(name)
 
 
 def mapped(path: str) -> str:
@@ -245,40 +261,23 @@ class CloudCheck:
 # ---- defects that test images declare beside this file
 
 
-class Defect:
-    """{"defect": NAME, "after_ms": N} in defect.json; absent in real images."""
+class Sound:
+    """What a real image has in a defect's place."""
 
-    def __init__(self) -> None:
-        self.name, self.after_ms = "", 0
-        try:
-            with open(os.path.dirname(os.path.abspath(__file__)) + "/defect.json", "rb") as file:  # noqa: PTH100, PTH120, PTH123
-                found = json.loads(file.read())
-            self.name, self.after_ms = str(found["defect"]), int(found.get("after_ms", 0))
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            leave(1, f"defect.json: {error}")
-        if self.name == "crash-on-start":
-            leave(1, "this image is made to crash on start")
-        if self.name == "slow-start":
-            time.sleep(self.after_ms / 1000)
-        if self.name == "ignores-sigterm":
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    name = ""
 
     def step(self, age_ms: float) -> None:
-        if self.name == "dies-in-window" and age_ms > self.after_ms:
-            leave(1, f"this image is made to die after {self.after_ms} ms")
+        """So long it has worked."""
+
+    def migrate(self, folder: str) -> None:
+        """Before the volume is used."""
 
 
-def migrate_and_die(folder: str) -> "NoReturn":
-    """What a careless new version does: every sample in a form of its own, and the old file gone."""
-    with open(folder + "/samples.log", "rb") as old, open(folder + "/samples.v2", "wb") as new:  # noqa: PTH123
-        for line in old:
-            new.write(b"2|" + line)
-    os.unlink(folder + "/samples.log")  # noqa: PTH108
-    with open(folder + "/format", "wb") as file:  # noqa: PTH123
-        file.write(b"2\n")
-    leave(1, "this image is made to migrate its volume and die")
+def declared_defect() -> Sound:
+    if not os.path.exists(HERE + "/defect.json"):  # noqa: PTH110
+        return Sound()
+    found: Sound = beside("defects").Defect(HERE, leave)
+    return found
 
 
 # ---- the client
@@ -302,41 +301,23 @@ def listen(config: Config) -> socket.socket:
         time.sleep(0.002)
 
 
-class Client:
-    """One loop over samples, checks and requests."""
+class Desk:
+    """Answers requests on one listening socket."""
 
-    def __init__(self, config: Config, defect: Defect) -> None:
-        self.config, self.defect = config, defect
-        self.version = os.environ.get("OPC_VERSION") or "unknown"
-        self.source = SimulatedSource(config.seed)
-        self.cloud = CloudCheck(config.cloud) if config.cloud else None
-        self.server = listen(config)
-        if defect.name == "bad-migration":
-            migrate_and_die(mapped(DATA))
-        # Only now: the port is also the lock that keeps a predecessor and this one from writing at once.
-        self.samples = SampleLog(mapped(DATA))
+    def __init__(self, poll: select.poll, server: socket.socket) -> None:
+        self.poll, self.server = poll, server
         self.clients: dict[int, tuple[socket.socket, bytes, float]] = {}
-        self.poll = select.poll()
-        self.poll.register(self.server, select.POLLIN)
+        poll.register(server, select.POLLIN)
 
-    def run(self) -> "NoReturn":
-        interval_s = self.config.interval_ms / 1000
-        started_s = next_s = time.monotonic()
-        while True:
-            now_s = time.monotonic()
-            self.defect.step((now_s - started_s) * 1000)
-            if now_s >= next_s:
-                self.samples.append(self.source.read(self.samples.seq + 1), self.version)
-                next_s = next_s + interval_s if now_s - next_s < 10 * interval_s else now_s + interval_s
-            if self.cloud is not None:
-                self.cloud.step(now_s)
-            self.drop_idle(now_s)
-            pause_s = next_s - now_s if self.cloud is None else min(next_s - now_s, 0.02)
-            for fd, _ in self.poll.poll(max(0, min(pause_s, 0.5)) * 1000):
-                if fd == self.server.fileno():
-                    self.accept(now_s)
-                else:
-                    self.serve(fd)
+    def close(self) -> None:
+        self.poll.unregister(self.server)
+        self.server.close()
+
+    def handle(self, fd: int, state: "tuple[bool, dict[str, object]]") -> None:
+        if fd == self.server.fileno():
+            self.accept(time.monotonic())
+        elif fd in self.clients:
+            self.serve(fd, state)
 
     def accept(self, now_s: float) -> None:
         try:
@@ -350,7 +331,7 @@ class Client:
         self.clients[client.fileno()] = (client, b"", now_s)
         self.poll.register(client, select.POLLIN)
 
-    def serve(self, fd: int) -> None:
+    def serve(self, fd: int, state: "tuple[bool, dict[str, object]]") -> None:
         client, data, since_s = self.clients[fd]
         try:
             chunk = client.recv(MAX_REQUEST)
@@ -364,31 +345,11 @@ class Client:
             return
         if chunk:
             try:
-                client.sendall(self.answer(data))
+                client.sendall(answer(data, *state))
                 client.shutdown(socket.SHUT_WR)
             except OSError:
                 pass
         self.drop(fd)
-
-    def answer(self, request: bytes) -> bytes:
-        words = request.split(b"\r\n", 1)[0].split(b" ")
-        if len(words) != 3 or b"\r\n\r\n" not in request:
-            return response("400 Bad Request", {"status": "bad request"})
-        if words[1].split(b"?")[0] != b"/healthz":
-            return response("404 Not Found", {"status": "not found; there is /healthz"})
-        if words[0] != b"GET":
-            return response("405 Method Not Allowed", {"status": "only GET"})
-        checks = {"configuration": True, "source": self.source.good, "buffer": self.samples.good}
-        if self.cloud is not None:
-            checks["broker"] = self.cloud.good
-        good = all(checks.values()) and self.defect.name != "never-healthy"
-        body: dict[str, object] = {
-            "status": "ok" if good else "failing",
-            "version": self.version,
-            "checks": checks,
-            "seq": self.samples.seq,
-        }
-        return response("200 OK" if good else "503 Service Unavailable", body)
 
     def drop(self, fd: int) -> None:
         self.poll.unregister(fd)
@@ -397,6 +358,102 @@ class Client:
     def drop_idle(self, now_s: float) -> None:
         for fd in [fd for fd, (_, _, since_s) in self.clients.items() if now_s - since_s > CLIENT_S]:
             self.drop(fd)
+
+
+class Client:
+    """One loop over samples, checks and requests. `lease`: who has it works; a client that overlaps with no other has none."""
+
+    def __init__(self, config: Config, defect: Sound) -> None:
+        self.config, self.defect = config, defect
+        self.version = os.environ.get("OPC_VERSION") or "unknown"
+        self.source = SimulatedSource(config.seed)
+        self.cloud = CloudCheck(config.cloud) if config.cloud else None
+        self.poll = select.poll()
+        self.lease: Any = None
+        server = None
+        if os.environ.get("BLACKSTART_STANDBY"):
+            self.lease = beside("overlap").Lease(mapped(DATA), leave)
+            server = None if self.lease.held else self.stand_by()
+        self.desk = Desk(self.poll, server or listen(config))
+        defect.migrate(mapped(DATA))
+        # Only now: the port, or the lease, is also what keeps a predecessor and this one from writing at once.
+        self.samples = SampleLog(mapped(DATA))
+
+    def stand_by(self) -> "socket.socket | None":
+        """Until the lease is ours. Nothing is touched; what could go wrong later is looked at now."""
+        data = mapped(DATA)
+        SampleLog.check_format(data + "/format")
+        waiting = Desk(self.poll, self.lease.stand_by(os.environ["BLACKSTART_STANDBY"], self.poll))
+        while not self.lease.held:
+            now_s = time.monotonic()
+            if self.cloud is not None:
+                self.cloud.step(now_s)
+            waiting.drop_idle(now_s)
+            asks = self.lease.asks()
+            checks = {"configuration": True, "source": self.source.good, "buffer": os.access(data, os.W_OK)}
+            checks["port"] = self.lease.ready
+            for fd, _ in self.poll.poll(ASK_S * 1000 if asks or self.cloud else 500):
+                waiting.handle(fd, self.state(checks, {"standby": True}))
+        waiting.close()
+        server: socket.socket | None = self.lease.passed_on(self.config.port)
+        return server
+
+    def state(self, checks: "dict[str, bool]", more: "dict[str, object]") -> "tuple[bool, dict[str, object]]":
+        if self.cloud is not None:
+            checks["broker"] = self.cloud.good
+        sick = ("never-healthy",) if "standby" in more else ("never-healthy", "sick-alone")
+        good = all(checks.values()) and self.defect.name not in sick
+        word = "ok" if good else "failing"
+        return good, {"status": word, "version": self.version, "checks": checks, **more}
+
+    def now(self) -> "tuple[bool, dict[str, object]]":
+        checks = {"configuration": True, "source": self.source.good, "buffer": self.samples.good}
+        return self.state(checks, {"seq": self.samples.seq})
+
+    def run(self) -> "NoReturn":
+        interval_s = self.config.interval_ms / 1000
+        started_s = time.monotonic()
+        next_s = (self.lease and self.lease.next_s(10 * interval_s)) or started_s
+        door = self.lease.open_door(self.poll) if self.lease is not None else -1
+        while True:
+            now_s = time.monotonic()
+            self.defect.step((now_s - started_s) * 1000)
+            if now_s >= next_s:
+                self.samples.append(self.source.read(self.samples.seq + 1), self.version)
+                next_s = next_s + interval_s if now_s - next_s < 10 * interval_s else now_s + interval_s
+            if self.cloud is not None:
+                self.cloud.step(now_s)
+            self.desk.drop_idle(now_s)
+            pause_s = next_s - now_s if self.cloud is None else min(next_s - now_s, 0.02)
+            for fd, _ in self.poll.poll(max(0, min(pause_s, 0.5)) * 1000):
+                if fd == door:
+                    self.lease.give(self.desk.server)
+                elif self.lease is not None and fd == self.lease.wake:
+                    self.pass_on(next_s)
+                else:
+                    self.desk.handle(fd, self.now())
+
+    def pass_on(self, next_s: float) -> "NoReturn":
+        """To whoever stands by. The last sample is written: the lease goes first, then whoever waits here is answered."""
+        state, until_s = self.now(), time.monotonic() + LEAVE_S
+        os.close(self.samples.fd)
+        self.lease.free(self.poll, next_s)
+        self.desk.close()
+        while self.desk.clients and time.monotonic() < until_s:
+            for fd, _ in self.poll.poll(LEAVE_S * 1000):
+                self.desk.handle(fd, state)
+        os._exit(0)
+
+
+def answer(request: bytes, good: bool, body: "dict[str, object]") -> bytes:
+    words = request.split(b"\r\n", 1)[0].split(b" ")
+    if len(words) != 3 or b"\r\n\r\n" not in request:
+        return response("400 Bad Request", {"status": "bad request"})
+    if words[1].split(b"?")[0] != b"/healthz":
+        return response("404 Not Found", {"status": "not found; there is /healthz"})
+    if words[0] != b"GET":
+        return response("405 Method Not Allowed", {"status": "only GET"})
+    return response("200 OK" if good else "503 Service Unavailable", body)
 
 
 def response(status: str, body: "dict[str, object]") -> bytes:
@@ -410,7 +467,7 @@ def main() -> None:
     # handlers run between those, so leaving at once tears nothing.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))
-    defect = Defect()
+    defect = declared_defect()
     Client(Config(mapped(CONFIG)), defect).run()
 
 
