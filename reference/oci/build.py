@@ -1,6 +1,6 @@
 """Build an OCI image from a folder, with no engine. The same folder gives the same bytes, every time.
 
-The files land under `/app`, in one gzip layer. What would differ between two builds is fixed: order, owners (0:0),
+The files land under `/app`, in one gzip layer; on top of a base when one is given. What would differ between two builds is fixed: order, owners (0:0),
 modes (0755 or 0644), times (`SOURCE_DATE_EPOCH`, else 1970; reproducible-builds.org/specs/source-date-epoch).
 """
 
@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import IO
 
 from reference.core.errors import InputError
+from reference.oci import base as bases
+from reference.oci.base import BaseLayer
 from reference.oci.digests import sha256_of, sha256_of_file
 from reference.oci.durable import fsync_directory, move_durably, write_durably
-from reference.oci.fields import load_object
+from reference.oci.fields import Fields, load_object
 from reference.oci.folder import SETTINGS_FILE, Entry, list_folder
 from reference.oci.layout import INDEX, MARKER, MARKER_TEXT, REF_NAME, blob_path, is_layout
 from reference.oci.manifests import (
@@ -44,7 +46,7 @@ WORKING_DIR = f"/{PREFIX}"
 DEFAULT_ENTRYPOINT = ("python3", "/app/main.py")
 VERSION_LABEL = "org.opencontainers.image.version"
 MAX_SETTINGS_BYTES = 1 << 20
-_KNOWN = frozenset({"entrypoint", "env", "labels", "workingDir", "architecture"})
+_KNOWN = frozenset({"entrypoint", "cmd", "env", "labels", "workingDir", "architecture", "healthcheck"})
 _LATEST_EPOCH = 253_402_300_799  # The last second of the year 9999.
 
 
@@ -64,12 +66,36 @@ class BuiltImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Healthcheck:
+    """What an engine runs in the container to learn how it is (`HEALTHCHECK`): a program, as its words."""
+
+    test: tuple[str, ...]
+    interval_ms: int = 30_000
+    timeout_ms: int = 30_000
+    start_period_ms: int = 0
+    retries: int = 3
+
+    def as_config(self) -> dict[str, object]:
+        """As Docker's image configuration has it: times in nanoseconds."""
+        return {
+            "Test": ["CMD", *self.test],
+            "Interval": self.interval_ms * 1_000_000,
+            "Timeout": self.timeout_ms * 1_000_000,
+            "StartPeriod": self.start_period_ms * 1_000_000,
+            "Retries": self.retries,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class _Settings:
     entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     working_dir: str = WORKING_DIR
     architecture: str = ""
+    healthcheck: Healthcheck | None = None
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 def build_image(
@@ -82,11 +108,16 @@ def build_image(
     env: Mapping[str, str] | None = None,
     architecture: str | None = None,
     source_date_epoch: int | None = None,
+    cmd: Sequence[str] | None = None,
+    healthcheck: Healthcheck | None = None,
+    more: Mapping[str, object] | None = None,
+    base: BaseLayer | None = None,
 ) -> BuiltImage:
     """Write an image of `folder` as an OCI layout to `out`, whole or not at all.
 
     Arguments win over the folder's `blackstart-image.json`, which wins over the defaults: entrypoint
-    `python3 /app/main.py`, this machine's architecture. `out` may be missing, empty, or a layout, which is replaced.
+    `python3 /app/main.py` (`-I -S` on a base), this machine's architecture. `more` is keys of the configuration that
+    only an engine reads (User, StopSignal, ExposedPorts, Volumes); `base` the layer below. `out` may be missing, empty, or a layout, which is replaced.
     `source_date_epoch` is in seconds since 1970; None takes it from the environment. Raises InputError.
     """
     if not is_tag(version):
@@ -98,10 +129,14 @@ def build_image(
     _check_out(folder, out)
     epoch = _epoch() if source_date_epoch is None else _in_range(source_date_epoch)
     entries = list_folder(folder)
-    given = _Settings(tuple(entrypoint or ()), env or {}, labels or {}, architecture=architecture or "")
-    settings = _resolve(folder, entries, _read_settings(folder), given, version)
+    given = _Settings(
+        tuple(entrypoint or ()), tuple(cmd or ()), env or {}, labels or {},
+        architecture=architecture or "", healthcheck=healthcheck, more=more or {},
+    )  # fmt: skip
+    default = bases.ENTRYPOINT if base is not None else DEFAULT_ENTRYPOINT
+    settings = _resolve(folder, entries, _read_settings(folder), given, version, default)
     try:
-        return _build(entries, out, settings, version, epoch)
+        return _build(entries, out, settings, version, epoch, base)
     except OSError as error:
         place = str(error.filename or out)
         raise InputError(f"cannot be written: {error.strerror or error}", where=place) from error
@@ -150,10 +185,12 @@ def _read_settings(folder: Path) -> _Settings:
     fields.only(_KNOWN)
     found = _Settings(
         fields.texts("entrypoint"),
+        fields.texts("cmd"),
         fields.mapping("env"),
         fields.mapping("labels"),
         fields.text("workingDir", WORKING_DIR),
         fields.text("architecture", ""),
+        _healthcheck(fields.child("healthcheck")) if fields.has("healthcheck") else None,
     )
     if fields.has("entrypoint") and not found.entrypoint:
         fields.refuse("entrypoint", "is empty")
@@ -162,12 +199,36 @@ def _read_settings(folder: Path) -> _Settings:
     return found
 
 
+def _healthcheck(fields: Fields) -> Healthcheck:
+    fields.only(frozenset({"test", "intervalMs", "timeoutMs", "startPeriodMs", "retries"}))
+    usual = Healthcheck(())
+
+    def number(key: str, otherwise: int) -> int:
+        return fields.size(key) if fields.has(key) else otherwise
+
+    found = Healthcheck(
+        fields.texts("test"),
+        number("intervalMs", usual.interval_ms),
+        number("timeoutMs", usual.timeout_ms),
+        number("startPeriodMs", usual.start_period_ms),
+        number("retries", usual.retries),
+    )
+    if not found.test:
+        fields.refuse("test", "is empty")
+    return found
+
+
 def _resolve(
-    folder: Path, entries: list[Entry], settings: _Settings, given: _Settings, version: str
+    folder: Path,
+    entries: list[Entry],
+    settings: _Settings,
+    given: _Settings,
+    version: str,
+    default: tuple[str, ...],
 ) -> _Settings:
     names = {entry.name for entry in entries}
-    entrypoint = given.entrypoint or settings.entrypoint or DEFAULT_ENTRYPOINT
-    if entrypoint is DEFAULT_ENTRYPOINT and "main.py" not in names:
+    entrypoint = given.entrypoint or settings.entrypoint or default
+    if entrypoint is default and "main.py" not in names:
         raise InputError(
             "there is no main.py and no entrypoint is given",
             where=str(folder),
@@ -188,16 +249,21 @@ def _resolve(
         if not key or "=" in key:
             raise InputError(f"{key!r} cannot be the name of an environment variable", where=str(folder))
     labels = {**settings.labels, **given.labels, VERSION_LABEL: version}
-    return _Settings(entrypoint, env, labels, settings.working_dir, architecture)
+    return _Settings(
+        entrypoint, given.cmd or settings.cmd, env, labels, settings.working_dir, architecture,
+        given.healthcheck or settings.healthcheck, given.more,
+    )  # fmt: skip
 
 
-def _build(entries: list[Entry], out: Path, settings: _Settings, version: str, epoch: int) -> BuiltImage:
+def _build(
+    entries: list[Entry], out: Path, settings: _Settings, version: str, epoch: int, base: BaseLayer | None
+) -> BuiltImage:
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
     try:
         staged.chmod(0o755)
-        built = _write_layout(entries, staged, out, settings, version, epoch)
+        built = _write_layout(entries, staged, out, settings, version, epoch, base)
         _publish(staged, out)
         return built
     finally:
@@ -205,22 +271,38 @@ def _build(entries: list[Entry], out: Path, settings: _Settings, version: str, e
 
 
 def _write_layout(
-    entries: list[Entry], staged: Path, out: Path, settings: _Settings, version: str, epoch: int
+    entries: list[Entry],
+    staged: Path,
+    out: Path,
+    settings: _Settings,
+    version: str,
+    epoch: int,
+    base: BaseLayer | None,
 ) -> BuiltImage:
     blobs = staged / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     diff_id, layer = _write_layer(entries, blobs, epoch)
+    layers, diff_ids = [layer], [diff_id]
+    if base is not None:
+        bases.place(base, blob_path(staged, base.digest))
+        layers.insert(0, Descriptor(OCI_LAYER_GZIP, base.digest, base.size))
+        diff_ids.insert(0, base.diff_id)
+    more = dict(settings.more)
+    if settings.healthcheck is not None:
+        more["Healthcheck"] = settings.healthcheck.as_config()
     config = ImageConfig(
         architecture=settings.architecture,
         entrypoint=settings.entrypoint,
+        cmd=settings.cmd,
         env=settings.env,
         working_dir=settings.working_dir,
         labels=settings.labels,
-        diff_ids=(diff_id,),
+        diff_ids=tuple(diff_ids),
         created=datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        more=more,
     )
     config_descriptor = _add(staged, OCI_CONFIG, config.to_bytes())
-    manifest = _add(staged, OCI_MANIFEST, Manifest(config_descriptor, (layer,)).to_bytes())
+    manifest = _add(staged, OCI_MANIFEST, Manifest(config_descriptor, tuple(layers)).to_bytes())
     listed = Descriptor(
         OCI_MANIFEST, manifest.digest, manifest.size, Platform(settings.architecture), {REF_NAME: version}
     )

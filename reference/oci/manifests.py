@@ -158,6 +158,8 @@ class ImageConfig:
     diff_ids: tuple[str, ...] = ()
     variant: str = ""
     created: str = ""
+    more: Mapping[str, object] = field(default_factory=dict)
+    """Keys of `config` that only an engine reads: Healthcheck, User, StopSignal, ExposedPorts, Volumes. Written only."""
 
     @property
     def platform(self) -> Platform:
@@ -177,6 +179,7 @@ class ImageConfig:
             "Env": [f"{key}={value}" for key, value in sorted(self.env.items())],
             "WorkingDir": self.working_dir,
             "Labels": dict(self.labels),
+            **self.more,
         }
         document: dict[str, object] = {
             **_platform_json(self.platform),

@@ -14,9 +14,9 @@ import pytest
 
 from reference.core.errors import BlackstartError, ImageError, InputError
 from reference.oci import build
-from reference.oci.build import BuiltImage, build_image
+from reference.oci.build import BuiltImage, Healthcheck, build_image
 from reference.oci.digests import sha256_of
-from reference.oci.layout import read_layout
+from reference.oci.layout import blob_path, read_layout
 from reference.oci.manifests import ImageConfig, machine_architecture, parse_config
 from tests.oci.samples import app_folder
 
@@ -133,9 +133,40 @@ def test_settings_of_the_folder_and_of_the_caller(tmp_path: Path) -> None:
     assert not any("blackstart-image" in member.name for member in _members(image))
 
 
+def _run_of(image: BuiltImage) -> dict[str, object]:
+    """The part of the configuration that an engine runs."""
+    found = json.loads(blob_path(image.layout, image.config_digest).read_bytes())["config"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_what_only_an_engine_reads(tmp_path: Path) -> None:
+    folder = app_folder(tmp_path)
+    check = {"test": ["python3", "/app/check.py"], "intervalMs": 5_000, "retries": 2}
+    (folder / "blackstart-image.json").write_text(json.dumps({"cmd": ["--fast"], "healthcheck": check}))
+    found = _run_of(
+        build_image(folder, tmp_path / "image", version="1", more={"User": "9", "StopSignal": "SIGINT"})
+    )
+    assert found["Cmd"] == ["--fast"]
+    assert (found["User"], found["StopSignal"]) == ("9", "SIGINT")
+    assert found["Healthcheck"] == {
+        "Test": ["CMD", "python3", "/app/check.py"],
+        "Interval": 5_000_000_000,
+        "Timeout": 30_000_000_000,
+        "StartPeriod": 0,
+        "Retries": 2,
+    }
+    own = Healthcheck(("true",), start_period_ms=7)
+    found = _run_of(build_image(folder, tmp_path / "image", version="1", cmd=["--slow"], healthcheck=own))
+    assert found["Cmd"] == ["--slow"]
+    assert found["Healthcheck"] == own.as_config()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        ('{"healthcheck": {}}', "is empty"),
+        ('{"healthcheck": {"test": ["x"], "every": 1}}', "'every' is not known"),
         ("{", "not valid JSON"),
         ("[]", "not a JSON object"),
         ('{"entry": []}', "'entry' is not known"),
