@@ -21,7 +21,7 @@ from reference.core.adopt import outdated
 from reference.core.delivery import Memory, advance
 from reference.core.errors import BlackstartError, EngineError, JournalError, Reason
 from reference.core.limits import Limits
-from reference.core.model import Image
+from reference.core.model import Image, Installed, Phase
 from reference.core.record import HOLDS
 from reference.core.steps import Act, Journal, RestartEngine, Stop, Wait
 from reference.core.update import UpdateRecord, decide
@@ -75,6 +75,7 @@ class Agent:
         self._activity: tuple[Act, asyncio.Task[None]] | None = None
         self._lost: JournalError | None = None
         self._believe_at_first = True
+        self._settled: tuple[Installed | None, Installed | None] | None = None
         self.progress = PullProgress(0, None)
         self.onlookers: list[Onlooker] = []
 
@@ -199,6 +200,10 @@ class Agent:
         self._wake.clear()
         if self._lost is not None:
             raise self._lost
+        if self._activity is not None and isinstance(self._activity[0], RestartEngine):
+            # What restarts cannot be looked at; and by its marker, which is written first, it would be dropped half-way.
+            await self._act(self._activity[0])
+            return
         world = await self._eyes.look(self.memory.record)
         if self._believe_at_first and self._eyes.has_looked:
             self._believe_at_first = False
@@ -225,9 +230,21 @@ class Agent:
                     if self._lost is None:
                         await asyncio.sleep(JOURNAL_RETRY_S)
             case Wait(for_ms):
+                await self._tell_settled(record)
                 await self._wait(for_ms / 1000, None)
             case _:
                 await self._act(step)
+
+    async def _tell_settled(self, record: UpdateRecord) -> None:
+        """Let the runtime know what is installed, once at rest: names for people, which nothing hangs on."""
+        installed = record.current, record.previous
+        if record.phase is not Phase.IDLE or installed == self._settled:
+            return
+        self._settled = installed
+        try:
+            await self._runtime.settled(*installed)
+        except BlackstartError as error:
+            log.info("what is installed could not be named", extra={"detail": str(error)})
 
     async def _act(self, act: Act) -> None:
         if self._activity is None:
@@ -254,7 +271,7 @@ class Agent:
 
     async def _do(self, act: Act) -> None:
         if isinstance(act, Stop):
-            self._eyes.stopping()
+            self._eyes.stopping(act)
         if isinstance(act, RestartEngine):
             self._eyes.mark_engine_restart(self.memory.record)
         await execute(act, self._runtime, self._settings.client, self._eyes.view, self._note_progress)

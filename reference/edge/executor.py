@@ -80,6 +80,7 @@ def specification(create: Create, client: ClientSettings, view: EngineView) -> C
         mounts=_mounts(client, view),
         environment=dict(existing.environment if existing is not None else client.environment),
         restart_policy="no",
+        like=existing.id if existing is not None else "",
     )
 
 

@@ -27,8 +27,9 @@ from reference.core.model import Outcome, Phase
 from reference.core.update import UpdateRecord
 from reference.support.files import fsync_dir
 
-SCHEMA_VERSION = 2
-"""2: with policy, correlation and probation. What an older journal does not say has the value that means as before."""
+SCHEMA_VERSION = 3
+"""2: with policy, correlation and probation; 3: with the policy's handover, whose trial an older agent cannot go on with.
+What an older journal does not say has the value that means as before."""
 _PARTS = ("-wal", "-shm", "")
 """Files of a journal, by the end of their names. The database itself is moved last: a cut leaves it to be found."""
 ASIDE_KEPT = 5

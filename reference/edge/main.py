@@ -48,7 +48,7 @@ log = logging.getLogger("reference.edge")
 RECEIVE_MAXIMUM = 50
 """Messages that the broker may hand over before the journal has taken the first (MQTT 5 only)."""
 
-AgentFactory = Callable[[EdgeSettings, ProcessRuntime, Journal, Eyes, Limits], Agent]
+AgentFactory = Callable[[EdgeSettings, Runtime, Journal, Eyes, Limits], Agent]
 
 
 def new_epoch() -> str:
@@ -78,6 +78,19 @@ def registry_access(settings: EdgeSettings) -> Access:
         settings.registry_ca,
         {r.host: frozenset(r.token_hosts) for r in settings.registries},
     )
+
+
+def open_runtime(settings: EdgeSettings) -> Runtime:
+    """What runs the client on this device. Raises EngineError when its folders cannot be used."""
+    state_dir, run_dir, access = settings.state_dir / "engine", settings.run_dir, registry_access(settings)
+    limits = PullLimits(stall_ms=settings.pull_watchdog_ms, margin_bytes=settings.disk_margin_bytes)
+    if settings.runtime == "process":
+        return ProcessRuntime(state_dir, run_dir, access, limits)
+    # Only here: a device without an engine does not pay for what talks to one.
+    from reference.edge.runtimes.docker import DockerRuntime
+
+    name = f"{settings.tenant_id}.{settings.client_id}"
+    return DockerRuntime(state_dir, run_dir, name, settings.client, settings.engine, access, limits)
 
 
 @contextlib.asynccontextmanager
@@ -162,7 +175,8 @@ async def open_journal(settings: EdgeSettings, eyes: Eyes, runtime: Runtime) -> 
     world = await eyes.look(UpdateRecord(epoch="none"))
     if eyes.blind:
         todo = "The journal is made anew from what runs, once that can be seen."
-        raise EngineError("the engine does not say what runs here", todo=todo)
+        why_blind = world.error.message if world.error is not None else "it was not asked"
+        raise EngineError(f"the engine does not say what runs here ({why_blind})", todo=todo)
     _set_aside(path, why)
     Journal.create(path, adopted(world, new_epoch(), Health()))
     return Journal.open(path)
@@ -178,7 +192,8 @@ def _set_aside(path: Path, why: JournalError) -> None:
     log.critical("journal set aside", extra={"detail": str(why), "now_at": str(target)})
 
 
-def _make_folders(settings: EdgeSettings) -> None:
+def make_folders(settings: EdgeSettings) -> None:
+    """Make the folders of state and of the boot. Raises InputError."""
     for field in ("state_dir", "run_dir"):
         path: Path = getattr(settings, field)
         try:
@@ -199,7 +214,7 @@ async def run_agent(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     keys = key_ring(*(load_public_key(path) for path in settings.command_keys))
-    _make_folders(settings)
+    make_folders(settings)
     with alone(settings.state_dir):
         await _run(settings, limits, factory, keys, stop)
 
@@ -211,12 +226,7 @@ async def _run(
     keys: Mapping[str, PublicKey],
     stop: asyncio.Event,
 ) -> None:
-    runtime = ProcessRuntime(
-        settings.state_dir / "engine",
-        settings.run_dir,
-        registry_access(settings),
-        PullLimits(stall_ms=settings.pull_watchdog_ms, margin_bytes=settings.disk_margin_bytes),
-    )
+    runtime = open_runtime(settings)
     eyes = Eyes(
         runtime,
         settings.client,
@@ -235,7 +245,7 @@ async def _run(
 
 async def _serve(
     settings: EdgeSettings,
-    runtime: ProcessRuntime,
+    runtime: Runtime,
     eyes: Eyes,
     factory: AgentFactory,
     limits: Limits,

@@ -44,6 +44,8 @@ _Word = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 _Name = Annotated[str, Field(pattern=r"^[^\x00=]+$")]
 _Argument = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 _Port = Annotated[int, Field(ge=1, le=65535)]
+_Published = Annotated[str, Field(pattern=r"^(([0-9.]+|\[[0-9a-fA-F:]+\]):)?[0-9]{1,5}$")]
+_HostName = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class _Part(BaseModel):
@@ -93,12 +95,54 @@ class ClientSettings(_Part):
     """The client as it is set up on this device: the same for all its versions."""
 
     address: _Host = "127.0.0.1"
-    """Where its health is asked."""
+    """Where its health is asked; `container`: at its address in the engine's network."""
     port: _Port
     mounts: dict[_Word, _Word] = {}
     """Path in the container -> path on the device."""
+    """Under Docker a name without a slash is a volume of the engine's."""
     environment: dict[_Name, _Word] = {}
     stop_grace_ms: Annotated[int, Field(ge=0, le=600_000)] = 10_000
+    network: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "host"
+    """From here on under Docker alone, and for a first install: every update takes over what the container has.
+
+    `host`, `bridge`, or the name of a network of the engine's.
+    """
+    publish: dict[Annotated[str, Field(pattern=r"^[0-9]{1,5}(/(tcp|udp|sctp))?$")], _Published] = {}
+    """Port in the container -> `port` or `address:port` on the device."""
+    aliases: list[_HostName] = []
+    """Names under which others in its network find it, whatever its version is."""
+    hostname: Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9][A-Za-z0-9-]*)?$")] = ""
+    user: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""
+    devices: list[Annotated[str, Field(pattern=r"^/[^\x00:]+(:/[^\x00:]+(:[rwm]{1,3})?)?$")]] = []
+    """As for `docker run --device`: path on the device, then, if they differ, path in the container and rights."""
+    capabilities: list[Annotated[str, Field(pattern=r"^[A-Z_]+$")]] = []
+    """What it may do beyond the engine's default."""
+    memory_bytes: Annotated[int, Field(ge=0, le=2**53)] = 0
+    """The most memory that it may take; 0: as much as there is."""
+    log_options: dict[_Name, _Word] = {}
+    """Of the engine's default log driver, such as `max-size`."""
+
+    @model_validator(mode="after")
+    def _fits_the_network(self) -> Self:
+        if self.network == "host" and (self.publish or self.hostname):
+            raise ValueError("on the network `host` there is nothing to publish, and no host name of its own")
+        if self.network in ("host", "bridge") and self.aliases:
+            raise ValueError(f"the network {self.network!r} knows no aliases: name one made for it")
+        return self
+
+
+class EngineSettings(_Part):
+    """The Docker engine of this device."""
+
+    socket: Annotated[str, Field(pattern=r"^unix:///[^\x00]+$")] = "unix:///var/run/docker.sock"
+    restart: Annotated[list[_Argument], Field(min_length=1, max_length=32)] | None = None
+    """A program that restarts the engine, and its arguments; None: `systemctl restart docker` where systemd runs."""
+    restart_timeout_ms: Annotated[int, Field(ge=1_000, le=3_600_000)] = 120_000
+    """How long it may take until the engine answers again."""
+    timeout_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
+    """How long an answer of the engine may take, but for a pull's and a stop's."""
+    patience_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 60_000
+    """How long an engine that is away is waited for before anything counts as failed: it restarts, or is not up yet."""
 
 
 class RenewalSettings(_Part):
@@ -121,6 +165,9 @@ class EdgeSettings(_Part):
     registry_ca: _Path | None = None
     """Certificates that registries are checked against; None: the system's."""
     client: ClientSettings
+    runtime: Literal["process", "docker"] = "process"
+    """What runs the client: plain processes without isolation, or the Docker engine."""
+    engine: EngineSettings = EngineSettings()
     command_keys: Annotated[list[_Path], Field(min_length=1)]
     """Public keys whose commands are obeyed."""
     renewal: RenewalSettings | None = None
@@ -216,6 +263,7 @@ _PARTS: Mapping[str, type[BaseModel]] = {
     "broker": BrokerSettings,
     "registries": RegistrySettings,
     "client": ClientSettings,
+    "engine": EngineSettings,
 }
 
 
@@ -255,7 +303,7 @@ def _from_environment(body: dict[str, object], environment: Mapping[str, str]) -
         part: type[BaseModel] = EdgeSettings
         at = body
         for step in steps:
-            if step not in ("broker", "client"):
+            if step not in ("broker", "client", "engine"):
                 raise InputError(f"there is no part {step!r} that can be set by itself", where=variable)
             part = _PARTS[step]
             inner = at.setdefault(step, {})

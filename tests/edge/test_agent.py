@@ -471,3 +471,26 @@ async def test_a_sync_does_not_end_a_row_of_failures(bench: Bench) -> None:
     assert (world.failures, world.error, world.dirty) == (1, None, False)
     eyes.acted(Start("c1"))
     assert (await eyes.look(ONE)).failures == 0
+
+
+async def test_the_runtime_is_told_what_is_installed_once_at_rest(bench: Bench) -> None:
+    bench.runtime.install(image(1), 1)
+    bench.start(UpdateRecord(epoch="e", floor=1, current=installed(1)))
+    await bench.until(lambda: bool(bench.runtime.installed))
+    bench.order(command(2))
+    await bench.until(lambda: idle(bench, 2) and len(bench.runtime.installed) > 1)
+    digests = [[i.image.digest if i else None for i in pair] for pair in bench.runtime.installed]
+    assert digests == [[image(1).digest, None], [image(2).digest, image(1).digest]]
+
+
+async def test_an_engine_that_cannot_name_what_is_installed_stops_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def settled(*_: object) -> None:
+        raise EngineError("no")
+
+    monkeypatch.setattr(bench.runtime, "settled", settled)
+    bench.runtime.install(image(1), 1)
+    bench.start(UpdateRecord(epoch="e", floor=1, current=installed(1)))
+    bench.order(command(2))
+    await bench.until(lambda: idle(bench, 2))

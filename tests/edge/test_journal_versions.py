@@ -15,7 +15,7 @@ import pytest
 from reference.core.delivery import Memory
 from reference.core.errors import JournalError, Reason
 from reference.core.limits import DEFAULT_LIMITS
-from reference.core.model import Command, Phase, Policy
+from reference.core.model import Command, Handover, Phase, Policy
 from reference.core.update import UpdateRecord
 from reference.edge import journal as journal_module
 from reference.edge import main as main_module
@@ -93,7 +93,7 @@ def test_a_migration_that_is_cut_leaves_the_old_one(tmp_path: Path, monkeypatch:
 
 def test_what_is_new_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
-    policy = Policy(snapshot=True, probation_ms=5, lock_wait_ms=7)
+    policy = Policy(snapshot=True, probation_ms=5, lock_wait_ms=7, handover=Handover.OVERLAP)
     order: Command = replace(command(2), policy=policy, correlation_id="req-1")
     record = UpdateRecord("e", floor=2, queued=order, current=installed(1), probation_left_ms=9)
     Journal.create(path, record)

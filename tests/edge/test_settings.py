@@ -61,6 +61,11 @@ WRONG = [
     ("client.port", -1), ("client.port", 1.5), ("client.mounts", ["/data"]), ("client.mounts", {"/data": NUL}),
     ("client.environment", {"A": 1}), ("client.environment", {"A=B": "1"}), ("client.stop_grace_ms", -1),
     ("client.stop_grace_ms", 10**9), ("client.address", ""),
+    ("runtime", "podman"), ("engine", {"socket": "tcp://1.2.3.4"}), ("engine", {"socket": "unix://rel"}),
+    ("engine", {"restart": []}), ("engine", {"restart": [""]}), ("engine", {"timeout_ms": 1}), ("engine", {"sockets": "x"}),
+    ("client.network", "a b"), ("client.publish", {"8080": "http"}), ("client.publish", {"web": "80"}),
+    ("client.hostname", "a.b"),
+    ("client.devices", ["ttyS0"]), ("client.capabilities", ["net_raw"]), ("client.memory_bytes", -1),
     ("command_keys", []), ("command_keys", "command.pem"), ("clock_trusted", "no"), ("clock_trusted", 1),
     ("pull_watchdog_ms", 0), ("limits", {"boot": 1}), ("limits", {"boots": -1}), ("limits", {"boots": "many"}),
     ("seed", "x"), ("registry_ca", 1), ("tenantId", "acme"), ("status_port", -1), ("status_port", 65536),
@@ -81,6 +86,38 @@ def test_the_good_one_is_good(tmp_path: Path) -> None:
     assert found.registries[0].plain_http
     assert found.limits == {"boots": 5}
     assert found.clock_trusted
+
+
+@pytest.mark.parametrize(
+    ("client", "word"),
+    [
+        ({"publish": {"8080": "80"}}, "nothing to publish"),
+        ({"hostname": "plc"}, "no host name of its own"),
+        ({"aliases": ["opc"]}, "knows no aliases"),
+        ({"aliases": ["opc"], "network": "bridge"}, "knows no aliases"),
+    ],
+)
+def test_what_a_network_does_not_have_is_refused(
+    tmp_path: Path, client: dict[str, object], word: str
+) -> None:
+    path = tmp_path / "edge.json"
+    path.write_text(json.dumps(changed("client", {"port": 1, **client})))
+    with pytest.raises(InputError) as caught:
+        load_settings(path)
+    assert word in str(caught.value)
+
+
+def test_under_docker_a_client_may_have_a_network_of_its_own(tmp_path: Path) -> None:
+    client = {
+        "port": 1,
+        "network": "plant",
+        "publish": {"8080": "[::1]:80", "53/udp": "53"},
+        "aliases": ["opc.plant"],
+    }
+    path = tmp_path / "edge.json"
+    path.write_text(json.dumps({**changed("client", client), "runtime": "docker"}))
+    found = load_settings(path, {"BLACKSTART_EDGE_ENGINE__SOCKET": "unix:///x/docker.sock"})
+    assert (found.runtime, found.engine.socket) == ("docker", "unix:///x/docker.sock")
 
 
 @pytest.mark.parametrize(("place", "value"), WRONG, ids=lambda v: "gone" if v is GONE else repr(v)[:30])

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from reference.core.errors import EngineError
-from reference.core.model import ContainerState, Image, ImageState, SnapshotState
+from reference.core.model import ContainerState, Image, ImageState, Installed, SnapshotState
 from reference.edge.runtimes.base import ContainerFacts, ContainerSpec, EngineView, OnProgress, PullProgress
 
 
@@ -28,6 +28,8 @@ class FakeRuntime:
         self.begun = asyncio.Event()
         """A call that is held was reached."""
         self.cancelled: list[str] = []
+        self.installed: list[tuple[Installed | None, Installed | None]] = []
+        """What it was told to be installed while no job was under way."""
         self.most_running = 0
         self._lives = itertools.count(1)
         self._started: dict[str, float] = {}
@@ -35,6 +37,13 @@ class FakeRuntime:
     @property
     def boot_id(self) -> str:
         return "boot-1"
+
+    @property
+    def received_bytes(self) -> int:
+        return 0
+
+    async def settled(self, current: Installed | None, previous: Installed | None) -> None:
+        self.installed.append((current, previous))
 
     def install(self, image: Image, generation: int, *, running: bool = True) -> str:
         """A container that is there from before."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from reference.core.model import ContainerState, HealthState, Image, ImageState, SnapshotState
+from reference.core.model import ContainerState, HealthState, Image, ImageState, Installed, SnapshotState
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,18 @@ class ContainerFacts:
     exit_code: int | None
     restart_policy: str
     configuration: str
-    """Digest of mounts and environment."""
+    """Digest of all that stays the same over the updates of a client: mounts, environment, and what else an engine knows."""
     mounts: Mapping[str, str]
+    """Path inside the container -> path on the device."""
     environment: Mapping[str, str]
     overlaps: bool = False
     """Whether it may stand by beside another one of the client: its image says so, and its network allows it."""
     engine_health: HealthState | None = None
     """What the image's own check says of this life; None: the image has none."""
+    address: str = ""
+    """Where it is found in its own network while it runs; empty: it has none, or is on the device's."""
+    standby: str = ""
+    """Name of the abstract unix socket on which it answers while it stands by; empty: it cannot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,10 @@ class Runtime(Protocol):
 
     @property
     def boot_id(self) -> str: ...
+
+    @property
+    def received_bytes(self) -> int:
+        """Of images, over the wire, since this process began; as near as the engine tells."""
 
     async def observe(self) -> EngineView:
         """What is there. Raises EngineError when the engine does not answer."""
@@ -131,6 +140,12 @@ class Runtime(Protocol):
 
     async def restart_engine(self) -> None:
         """Restart the engine, or do what comes nearest; containers that run go on running."""
+
+    async def settled(self, current: Installed | None, previous: Installed | None) -> None:
+        """What is installed now that no job is under way: for names that people see, and for what is kept of current.
+
+        Nothing hangs on it: it may be called again and again, late, or never. Raises EngineError.
+        """
 
     async def close(self) -> None:
         """Let go of everything held here. Containers go on running."""

@@ -51,6 +51,8 @@ class ImageFacts:
     environment: Mapping[str, str]
     folder: str
     """WorkingDir."""
+    overlaps: bool = False
+    """Its label says that it may stand by beside another one."""
 
 
 class ImageStore:
@@ -64,6 +66,7 @@ class ImageStore:
         for folder in (self.blobs, self.images, self.temporary, self.partials):
             folder.mkdir(parents=True, exist_ok=True)
         self._verified: dict[str, ImageState] = {}
+        self._overlaps: dict[str, bool] = {}
         self.prune_partials()
 
     def blob(self, digest: str) -> Path:
@@ -89,11 +92,21 @@ class ImageStore:
                 f"the image {digest} is not there or damaged: {error}", todo="Pull it again."
             ) from error
 
+    def overlaps(self, digest: str) -> bool:
+        """Whether it may stand by beside another one. What an image is never changes, so it is read once."""
+        if digest not in self._overlaps:
+            try:
+                self._overlaps[digest] = self.facts(digest).overlaps
+            except EngineError:
+                return False
+        return self._overlaps[digest]
+
     def states(self) -> dict[str, ImageState]:
         """Every image by digest. The first time in a process life each is read whole."""
         present = {f"sha256:{p.name}": p for p in self.images.iterdir() if is_digest(f"sha256:{p.name}")}
         for digest in self._verified.keys() - present.keys():
             self._verified.pop(digest, None)
+            self._overlaps.pop(digest, None)
         for digest, path in present.items():
             if digest not in self._verified:
                 self._verified[digest] = ImageState.PRESENT if _whole(path, digest) else ImageState.BROKEN

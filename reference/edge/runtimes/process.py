@@ -14,26 +14,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from reference.core.errors import EngineError, Reason
-from reference.core.model import ContainerState, Image
+from reference.core.model import ContainerState, Image, Installed
 from reference.edge.runtimes.base import ContainerFacts, ContainerSpec, EngineView, OnProgress
+from reference.edge.runtimes.boot import enter_boot
 from reference.edge.runtimes.containers import ContainerStore
-from reference.edge.runtimes.files import read_json, trim, write
+from reference.edge.runtimes.copies import Copies
+from reference.edge.runtimes.failures import failures
+from reference.edge.runtimes.files import trim, write
 from reference.edge.runtimes.images import ImageFacts, ImageStore
-from reference.edge.runtimes.procfs import MARKER, Handle, kernel_boot_id, marked
-from reference.edge.runtimes.pull import Access, Puller, PullLimits, disk_full
+from reference.edge.runtimes.procfs import MARKER, Handle, marked
+from reference.edge.runtimes.pull import Access, Puller, PullLimits
 from reference.edge.runtimes.snapshot import SnapshotStore
 from reference.oci.manifests import machine_architecture
 from reference.support.files import syncfs
@@ -45,12 +46,11 @@ _END_S = 5.0
 """Longest wait for killed processes to be gone."""
 _STRAY_GRACE_MS = 1_000
 """What a running container whose description is lost gets to end by itself."""
-_OF_THIS_BOOT = ("containers", "engine-restarted", "agent.sock", "lock")
-"""What the agent and its client have in `run_dir`, beside the boot's id itself."""
+STANDBY = "BLACKSTART_STANDBY"
 _BASE_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "LANG": "C.UTF-8"}
 
 
-class ProcessRuntime:
+class ProcessRuntime(Copies):
     """`reference.edge.runtimes.base.Runtime` over plain processes. One per `state_dir` at a time."""
 
     def __init__(
@@ -67,9 +67,9 @@ class ProcessRuntime:
         self._state_dir = state_dir
         self._run_dir = run_dir
         self._interpreter = interpreter
-        with _failures("open its folders"):
+        with failures("open its folders"):
             state_dir.mkdir(parents=True, exist_ok=True)
-            self._boot_id = _enter_boot(run_dir)
+            self._boot_id = enter_boot(run_dir)
             self._images = ImageStore(state_dir)
             self._containers = ContainerStore(state_dir, run_dir)
             self._snapshots = SnapshotStore(state_dir)
@@ -93,12 +93,12 @@ class ProcessRuntime:
         A container whose description is lost or damaged is nobody's: it could run beside the client. It is ended and
         removed before anything is answered, and nothing is answered while that fails.
         """
-        with _failures("look at images and containers"):
+        with failures("look at images and containers"):
             for container_id in self._containers.damaged():
                 await self.stop(container_id, _STRAY_GRACE_MS)
                 await asyncio.to_thread(self._containers.remove, container_id)
             images = await asyncio.to_thread(self._images.states)
-            facts = [await self._facts(name, spec) for name, spec in list(self._containers.specs())]
+            facts = [self._seen(await self._facts(*known)) for known in list(self._containers.specs())]
             for name in (found.id for found in facts if found.life):
                 trim(self._containers.run_dir(name) / "log")
             snapshots = self._snapshots.states()
@@ -107,7 +107,7 @@ class ProcessRuntime:
     async def pull(self, image: Image, progress: OnProgress) -> None:
         """See the port. What a cancelled pull left is removed by the next one; complete blobs are used again."""
         async with self._image_lock:
-            with _failures(f"pull {image.digest}"):
+            with failures(f"pull {image.digest}"):
                 if await asyncio.to_thread(self._images.present, image.digest):
                     return
                 await asyncio.to_thread(self._images.sweep)
@@ -115,14 +115,14 @@ class ProcessRuntime:
 
     async def create(self, spec: ContainerSpec) -> str:
         """See the port. Durable when it returns. A generation that exists with another image is an EngineError."""
-        with _failures(f"create a container of generation {spec.generation}"):
+        with failures(f"create a container of generation {spec.generation}"):
             self._images.facts(spec.image.digest)
             return self._containers.create(spec)
 
     async def start(self, container_id: str) -> None:
         """See the port. The boot's marker is state.json: written by the shim before the workload may execute."""
         spec = self._containers.spec(container_id)
-        with _failures(f"start {container_id}"):
+        with failures(f"start {container_id}"):
             folder = self._containers.run_dir(container_id)
             async with asyncio.timeout(_START_S):
                 while not self._executed(container_id):
@@ -136,7 +136,7 @@ class ProcessRuntime:
 
     async def stop(self, container_id: str, grace_ms: int) -> None:
         """See the port. Also ends what the workload forked away. One that is not there is stopped."""
-        with _failures(f"stop {container_id}"):
+        with failures(f"stop {container_id}"):
             for _ in range(round(_END_S / 0.002)):
                 await self._end(container_id, grace_ms)
                 if not self._containers.was_run(container_id):
@@ -154,7 +154,7 @@ class ProcessRuntime:
 
         Each gets `grace_ms` between SIGTERM and SIGKILL. Raises EngineError, after all were tried.
         """
-        with _failures("look at containers"):
+        with failures("look at containers"):
             names = self._containers.ids()
         ends = await asyncio.gather(*(self.stop(name, grace_ms) for name in names), return_exceptions=True)
         for end in ends:
@@ -177,12 +177,12 @@ class ProcessRuntime:
     async def remove(self, container_id: str) -> None:
         """See the port."""
         await self.stop(container_id, 0)
-        with _failures(f"remove {container_id}"):
+        with failures(f"remove {container_id}"):
             await asyncio.to_thread(self._containers.remove, container_id)
 
     async def set_restart_policy(self, container_id: str, policy: str) -> None:
         """Stored durably and reported, no more: there is no engine that would revive anything, the agent alone does."""
-        with _failures(f"set the restart policy of {container_id}"):
+        with failures(f"set the restart policy of {container_id}"):
             self._containers.set_policy(container_id, policy)
 
     async def remove_image(self, digest: str) -> None:
@@ -192,50 +192,26 @@ class ProcessRuntime:
                 if spec.image.digest == digest:
                     what = f"the image {digest} is used by container {container_id}"
                     raise EngineError(what, todo="Remove the container first.")
-            with _failures(f"remove {digest}"):
+            with failures(f"remove {digest}"):
                 await asyncio.to_thread(self._images.remove, digest)
 
     async def sync(self) -> None:
         """See the port: syncfs(2) of the file system of `state_dir`."""
-        with _failures("sync"):
+        with failures("sync"):
             await asyncio.to_thread(syncfs, self._state_dir)
-
-    async def prepare_snapshot(self, generation: int, mounts: Mapping[str, str]) -> None:
-        """See the port."""
-        with _failures("prepare a copy of the volume"):
-            await asyncio.to_thread(self._snapshots.prepare, generation, mounts)
-
-    async def snapshot(self, generation: int, mounts: Mapping[str, str]) -> None:
-        """See the port. A copy that is cancelled ends at once and is made anew by the next call."""
-        abort = threading.Event()
-        copying = asyncio.create_task(asyncio.to_thread(self._snapshots.take, generation, mounts, abort))
-        with _failures("copy the volume"):
-            try:
-                await asyncio.shield(copying)
-            except asyncio.CancelledError:
-                abort.set()
-                await asyncio.gather(copying, return_exceptions=True)
-                raise
-
-    async def restore_snapshot(self, generation: int) -> None:
-        """See the port."""
-        with _failures("bring the volume back"):
-            self._snapshots.restore(generation)
-
-    async def remove_snapshot(self, generation: int) -> None:
-        """See the port."""
-        with _failures("remove a copy of the volume"):
-            await asyncio.to_thread(self._snapshots.remove, generation)
 
     async def restart_engine(self) -> None:
         """Forget what was verified, sweep, and kill what half-started or outlived its container's main process."""
         async with self._image_lock:
-            with _failures("look at everything anew"):
+            with failures("look at everything anew"):
                 self._images.forget()
                 await asyncio.to_thread(self._images.sweep)
                 for container_id in self._containers.ids():
                     if not self._alive(container_id):
                         await self._kill_marked(container_id)
+
+    async def settled(self, current: Installed | None, previous: Installed | None) -> None:
+        """Nothing here has names for people."""
 
     async def close(self) -> None:
         """See the port."""
@@ -248,6 +224,11 @@ class ProcessRuntime:
     def _alive(self, container_id: str) -> bool:
         lives = self._containers.lives(container_id)
         return lives is not None and lives.workload.alive
+
+    def _seen(self, facts: ContainerFacts) -> ContainerFacts:
+        """With what its image says of handovers: all processes here are on the device's network."""
+        overlaps = self._images.overlaps(facts.image.digest)
+        return replace(facts, overlaps=overlaps, standby=_standby(facts.id)) if overlaps else facts
 
     async def _facts(self, container_id: str, spec: ContainerSpec) -> ContainerFacts:
         """Between a workload's end and its exit code lies a moment of the shim's: wait for it, so the code is known."""
@@ -302,6 +283,7 @@ class ProcessRuntime:
         environment = {
             **_BASE_ENVIRONMENT, **facts.environment, **spec.environment,
             "BLACKSTART_MOUNTS": json.dumps(dict(spec.mounts), sort_keys=True), MARKER: container_id,
+            **({STANDBY: _standby(container_id)} if facts.overlaps else {}),
         }  # fmt: skip
         argv = [self._interpreter, "-I", "-S", *(_mapped(rootfs, word) for word in facts.argv[1:])]
         return {"argv": argv, "environment": environment, "cwd": _folder(rootfs, facts)}
@@ -324,20 +306,9 @@ class ProcessRuntime:
                         await stray.ended(_END_S)
 
 
-def _enter_boot(run_dir: Path) -> str:
-    """The id of this boot. What an earlier boot left in `run_dir` is removed first."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    kernel, known = kernel_boot_id(), read_json(run_dir / "boot-id") or {}
-    if known.get("kernel") == kernel and isinstance(found := known.get("boot_id"), str):
-        return found
-    for path in (run_dir / name for name in _OF_THIS_BOOT):  # Ours alone: who knows where it was pointed at.
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    boot_id = os.urandom(16).hex()
-    write(run_dir / "boot-id", json.dumps({"boot_id": boot_id, "kernel": kernel}).encode())
-    return boot_id
+def _standby(container_id: str) -> str:
+    """The abstract unix socket on which it answers while it stands by."""
+    return f"blackstart-standby-{container_id}"
 
 
 def _mapped(rootfs: Path, word: str) -> str:
@@ -383,16 +354,3 @@ async def _read_all(fd: int) -> bytes:
         if not chunk:
             return data
         data += chunk
-
-
-@contextlib.contextmanager
-def _failures(doing: str) -> Iterator[None]:
-    """What the system refuses leaves the runtime with a reason code."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise EngineError(f"could not {doing} in time", todo="See whether the device hangs.") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(f"could not {doing}: {error.strerror}") from error
-        raise EngineError(f"could not {doing}: {error}") from error

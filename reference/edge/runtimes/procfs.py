@@ -43,6 +43,20 @@ class Life:
         return max(0, now_ms - self.start_ticks * 1000 // _TICKS_PER_S)
 
 
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether it is that process or one that it began. One that cannot be seen from here (0) is taken for it."""
+    for _ in range(64):
+        if pid in (0, ancestor):
+            return True
+        fields = _stat(pid)
+        if fields is None or pid == 1:
+            return False
+        pid = int(fields[1])
+        if pid == 0:
+            return False
+    return False
+
+
 def life_of(pid: int) -> Life | None:
     """The present life of `pid`; None if there is none."""
     fields = _stat(pid)
@@ -107,17 +121,22 @@ def marked(*container_ids: str) -> list[Life]:
     """Every living process that inherited one of the markers: finds what a double fork tried to hide."""
     needles = {f"{MARKER}={container_id}".encode() for container_id in container_ids}
     found = []
-    for entry in _PROC.iterdir():
-        if not entry.name.isdigit():
+    for name in os.listdir(_PROC):  # noqa: PTH208 - part of the downtime, and hardly any has one
+        if not name.isdigit() or needles.isdisjoint(_environment(name)):
             continue
-        life = life_of(int(entry.name))
-        try:
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if life is not None and life.alive and not needles.isdisjoint(environment.split(b"\0")):
+        # And once more, of this life: the number may have become another process's.
+        life = life_of(int(name))
+        if life is not None and not needles.isdisjoint(_environment(name)) and life.alive:
             found.append(life)
     return found
+
+
+def _environment(pid: str) -> list[bytes]:
+    try:
+        with open(f"{_PROC}/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read().split(b"\0")
+    except OSError:
+        return []
 
 
 def kernel_boot_id() -> str:

@@ -30,6 +30,8 @@ from reference.oci.references import is_host, is_name
 
 __all__ = ["Access", "PullLimits", "Puller", "check_command", "disk_full", "unpacked_bytes"]
 
+HANDOVER = "blackstart.handover"
+"""Label of an image whose client knows the lease: `overlap`."""
 UNPACKED_SIZE = "io.containers.estargz.uncompressed-size"
 """Annotation of a layer in which builders of eStargz say how large it is unpacked."""
 GUESSED_RATIO = 3
@@ -127,6 +129,7 @@ class Puller:
             argv=config.arguments,
             environment=dict(config.env),
             folder=config.working_dir,
+            overlaps=config.labels.get(HANDOVER) == "overlap",
         )
         pairs = zip(parsed.layers, config.diff_ids, strict=True)
         await self._unpack(

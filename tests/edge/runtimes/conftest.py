@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
@@ -16,8 +19,13 @@ from reference.edge.runtimes.base import ContainerFacts
 from reference.edge.runtimes.process import ProcessRuntime
 from reference.edge.runtimes.procfs import MARKER
 from reference.edge.runtimes.pull import Access, PullLimits
-from tests.edge.runtimes.contract import Codes
+from reference.engine import PrivateEngine
+from tests.edge.runtimes.contract import Codes, Room
 from tests.edge.runtimes.registry import Built, Registry, build, running_registry
+from tests.engine import needs_engine
+
+if TYPE_CHECKING:
+    from tests.edge.runtimes.docker_bench import DockerBench
 
 
 class Folder:
@@ -65,6 +73,14 @@ class ProcessBench:
     def volume(self, content: str) -> Folder:
         return Folder(self.folder, content)
 
+    def room(self) -> Room:
+        there = self.folder / "room"
+        there.mkdir(exist_ok=True)
+        return Room({"/room": str(there)}, str(there), there)
+
+    def told_mounts(self, environment: Mapping[str, str]) -> Mapping[str, str] | None:
+        return dict(json.loads(environment["BLACKSTART_MOUNTS"]))
+
     def kill(self, facts: ContainerFacts) -> None:
         os.kill(int(facts.life.partition(":")[0]), signal.SIGKILL)
 
@@ -99,6 +115,27 @@ class ProcessBench:
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateEngine]:
+    """The engine of all tests of the Docker runtime: a test may restart it, and cut its power."""
+    needs_engine()
+    with PrivateEngine(tmp_path_factory.mktemp("docker")) as engine:
+        yield engine
+    engine.wipe()
+
+
+@pytest.fixture
+async def docker_bench(tmp_path: Path, docker_engine: PrivateEngine) -> AsyncIterator[DockerBench]:
+    from tests.edge.runtimes.docker_bench import DockerBench  # it imports this file
+
+    async with running_registry() as registry:
+        bench = DockerBench(tmp_path, registry, docker_engine, f"test.c{uuid4().hex[:12]}")
+        try:
+            yield bench
+        finally:
+            await bench.clear()
 
 
 @pytest.fixture

@@ -37,6 +37,15 @@ class Codes(NamedTuple):
     """One that the device's end has ended. None: nobody was there to see it."""
 
 
+class Room(NamedTuple):
+    """A folder in which a program leaves word for its test."""
+
+    mounts: dict[str, str]
+    inside: str
+    """What the program calls it."""
+    there: Path
+
+
 class Volume(Protocol):
     """What a client has written."""
 
@@ -58,6 +67,14 @@ class Bench(Protocol):
 
     def volume(self, content: str) -> Volume:
         """A volume that holds this."""
+        ...
+
+    def room(self) -> Room:
+        """Somewhere that a program can write to."""
+        ...
+
+    def told_mounts(self, environment: Mapping[str, str]) -> Mapping[str, str] | None:
+        """What the program's environment says of its mounts, where there are no real ones. None: there are."""
         ...
 
     def kill(self, facts: ContainerFacts) -> None:
@@ -106,6 +123,23 @@ async def until_state(runtime: Runtime, state: ContainerState) -> ContainerFacts
         assert time.monotonic() < deadline, f"it stayed {facts.state}"
         await asyncio.sleep(0.005)
     return facts
+
+
+def folders(bench: Bench) -> list[str]:
+    """Three, to be mounted."""
+    made = [bench.folder / name for name in "xyz"]
+    for path in made:
+        path.mkdir()
+    return [str(path) for path in made]
+
+
+async def started_stubborn(bench: Bench) -> str:
+    """A container that ignores SIGTERM, and has come to the point where it does."""
+    room = bench.room()
+    name = await made(bench, STUBBORN % f"{room.inside}/ready", mounts=room.mounts)
+    await bench.runtime.start(name)
+    await until((room.there / "ready").exists)
+    return name
 
 
 class RuntimeContract:
@@ -179,18 +213,16 @@ class RuntimeContract:
         assert (await one(bench.runtime)).image == first
 
     async def test_mounts_and_environment_are_kept(self, bench: Bench) -> None:
-        await made(bench, mounts={"/data": "/tmp/x"}, environment={"A": "b"})
+        mounts = bench.room().mounts
+        await made(bench, mounts=mounts, environment={"A": "b"})
         facts = await one(bench.runtime)
-        assert (dict(facts.mounts), dict(facts.environment)) == ({"/data": "/tmp/x"}, {"A": "b"})
+        assert (dict(facts.mounts), dict(facts.environment)) == (mounts, {"A": "b"})
 
     async def test_configuration_is_the_same_for_the_same_mounts_and_environment(self, bench: Bench) -> None:
         image = bench.publish(SLEEPER)
         await bench.runtime.pull(image, ignore)
-        for generation, mounts in (
-            (1, {"/a": "x", "/b": "y"}),
-            (2, {"/b": "y", "/a": "x"}),
-            (3, {"/a": "z"}),
-        ):
+        x, y, z = folders(bench)
+        for generation, mounts in ((1, {"/a": x, "/b": y}), (2, {"/b": y, "/a": x}), (3, {"/a": z})):
             await bench.runtime.create(ContainerSpec(generation, image, mounts))
         one, two, three = (c.configuration for c in (await bench.runtime.observe()).containers)
         assert one == two != three
@@ -216,10 +248,7 @@ class RuntimeContract:
         assert (await until_state(bench.runtime, ContainerState.EXITED)).exit_code == 137
 
     async def test_what_ignores_sigterm_is_killed_after_its_grace(self, bench: Bench) -> None:
-        ready = bench.folder / "ready"
-        name = await made(bench, STUBBORN % str(ready))
-        await bench.runtime.start(name)
-        await until(ready.exists)
+        name = await started_stubborn(bench)
         await bench.runtime.stop(name, 50)
         facts = await one(bench.runtime)
         assert (facts.state, facts.exit_code) == (ContainerState.EXITED, 137)
@@ -305,10 +334,7 @@ class RuntimeContract:
             await bench.runtime.start("g1-00000000")
 
     async def test_a_cancelled_stop_is_continued(self, bench: Bench) -> None:
-        ready = bench.folder / "ready"
-        name = await made(bench, STUBBORN % str(ready))
-        await bench.runtime.start(name)
-        await until(ready.exists)
+        name = await started_stubborn(bench)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await bench.runtime.stop(name, 60_000)
@@ -317,18 +343,15 @@ class RuntimeContract:
         assert (await one(bench.runtime)).state is ContainerState.EXITED
 
     async def test_mounts_and_environment_arrive(self, bench: Bench) -> None:
-        out = bench.folder / "out.json"
+        room = bench.room()
         program = b"import json, os\njson.dump(dict(os.environ), open(%r, 'w'))\nos.rename(%r, %r)\n"
-        new = str(out) + ".new"
+        out, new = f"{room.inside}/out.json", f"{room.inside}/out.json.new"
         name = await made(
-            bench,
-            program % (new, new, str(out)),
-            mounts={"/data": "/srv/data"},
-            environment={"COLOUR": "blue"},
+            bench, program % (new, new, out), mounts=room.mounts, environment={"COLOUR": "blue"}
         )
         await bench.runtime.start(name)
-        await until(out.exists)
-        environment = json.loads(out.read_text())
+        await until((room.there / "out.json").exists)
+        environment = json.loads((room.there / "out.json").read_text())
         assert environment["COLOUR"] == "blue"
-        assert json.loads(environment["BLACKSTART_MOUNTS"]) == {"/data": "/srv/data"}
+        assert bench.told_mounts(environment) in (room.mounts, None)
         assert "PYTEST_CURRENT_TEST" not in environment

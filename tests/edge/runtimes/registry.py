@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reference.oci.manifests import OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST, machine_architecture
@@ -66,6 +66,7 @@ def build(
     architecture: str | None = None,
     index: bool = False,
     diff_ids: Sequence[str] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Built:
     tars = [layer_of(layer) for layer in layers]
     packed = [gzip.compress(tar, mtime=0) for tar in tars]
@@ -73,7 +74,12 @@ def build(
     config = json.dumps(
         {
             **platform,
-            "config": {"Entrypoint": list(argv[:1]), "Cmd": list(argv[1:]), "Env": list(env)},
+            "config": {
+                "Entrypoint": list(argv[:1]),
+                "Cmd": list(argv[1:]),
+                "Env": list(env),
+                "Labels": dict(labels or {}),
+            },
             "rootfs": {"type": "layers", "diff_ids": list(diff_ids or [digest(t) for t in tars])},
         }
     ).encode()
@@ -133,7 +139,12 @@ class Registry:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while head := await reader.readuntil(b"\r\n\r\n"):
+            first = await reader.readexactly(1)
+            if first == b"\x16":  # An engine tries TLS before it tries without.
+                writer.close()
+                return
+            while head := first + await reader.readuntil(b"\r\n\r\n"):
+                first = b""
                 lines = head.decode().split("\r\n")
                 headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:])}
                 target = lines[0].split(" ")[1]
@@ -141,11 +152,24 @@ class Registry:
                     self._issue(target, headers.get("authorization", ""), writer)
                     continue
                 name = target.rpartition("/")[2]
+                if target == "/v2/":
+                    self._welcome(headers.get("authorization", ""), writer)
+                    continue
                 self.asked.append(name)
                 self.authorizations.append(headers.get("authorization", ""))
                 if not await self._answer(name, headers, writer):
                     break
         writer.close()
+
+    def _welcome(self, authorization: str, writer: asyncio.StreamWriter) -> None:
+        """What an engine asks first: whether this is a registry, and how it wants to be asked."""
+        if self._refusal(authorization):
+            challenge = self.challenge or 'Basic realm="test"'
+            writer.write(
+                f"HTTP/1.1 401 x\r\nWWW-Authenticate: {challenge}\r\nContent-Length: 0\r\n\r\n".encode()
+            )
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
     def _issue(self, target: str, authorization: str, writer: asyncio.StreamWriter) -> None:
         self.token_requests.append((target, authorization))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reference.core.errors import BlackstartError, EngineError, Reason, RegistryError
-from reference.core.model import Container, Image
+from reference.core.model import Container, Image, Installed
 from reference.core.steps import (
     Act,
     Create,
@@ -36,7 +36,7 @@ from reference.world.atoms import Atom
 from reference.world.disk import LAYERS, synced
 from reference.world.engine import Boot, Engine, RefusedError, Setting
 from reference.world.nouns import GOOD, Behaviour
-from tests.edge.runtimes.contract import QUITS, SLEEPER, Codes
+from tests.edge.runtimes.contract import QUITS, SLEEPER, Codes, Room
 
 PROGRAMS = {SLEEPER: GOOD, QUITS: Behaviour(crashes=True)}
 """What the contract's programs do, in the model's words."""
@@ -83,6 +83,10 @@ class WorldRuntime:
     @property
     def boot_id(self) -> str:
         return f"boot-{self._device.boot}"
+
+    @property
+    def received_bytes(self) -> int:
+        return 0
 
     async def observe(self) -> EngineView:
         engine = self._device.engine
@@ -147,6 +151,9 @@ class WorldRuntime:
     async def restart_engine(self) -> None:
         await self._do(RestartEngine())
 
+    async def settled(self, current: Installed | None, previous: Installed | None) -> None:
+        """Nothing here has names for people."""
+
     async def close(self) -> None:
         """Nothing is held."""
 
@@ -203,6 +210,12 @@ class WorldBench:
 
     def volume(self, content: str) -> WorldVolume:
         return WorldVolume(self.device, content)
+
+    def room(self) -> Room:
+        return Room({}, str(self.folder), self.folder)
+
+    def told_mounts(self, environment: Mapping[str, str]) -> Mapping[str, str] | None:
+        return None
 
     def kill(self, facts: ContainerFacts) -> None:
         self.device.become(world.ended(self.device.engine, facts.id))
