@@ -148,9 +148,7 @@ def _observed(bench: Bench) -> float:
 
 def by_hand(device: Device) -> list[float]:
     """The floor: SIGTERM to the client and a new process of the same program at once, nothing else."""
-    from reference.demo.observer import client_processes
-
-    [pid] = client_processes(os.fsencode(str(device.state_dir / "engine")))
+    [pid] = device.box.processes()
     words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
     environment = dict(x.split(b"=", 1) for x in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if x)
     environment.pop(b"BLACKSTART_CONTAINER", None)  # Or the old one's shim would take it for a leftover.

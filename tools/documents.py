@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from reference.edge.runtimes.docker.fields import document as docker_fields_document
 from reference.protocol.asyncapi import document as asyncapi_document
 from reference.protocol.envelope import generate_key
 from reference.service.app import Parts, create_app
@@ -45,6 +46,7 @@ DOCUMENTS: Mapping[str, Callable[[], str]] = {
     "openapi.json": openapi_json,
     "asyncapi.json": asyncapi_json,
     "rights.md": rights_document,
+    "docker-fields.md": docker_fields_document,
     "crash-safety.svg": crash_picture,
 }
 
