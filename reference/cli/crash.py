@@ -16,10 +16,11 @@ app = typer.Typer(help="Power cuts: what a device is after any of them.", no_arg
 @app.command()
 def cut(
     cuts: Annotated[
-        int, typer.Option("--cuts", help="How many, e.g. 60; each takes less than a second.")
+        int,
+        typer.Option("--cuts", help="How many, e.g. 60; each takes less than a second, under Docker four."),
     ] = 60,
     seed: Annotated[int, typer.Option(help="Which: a number and a seed name the same cuts.")] = 1,
-    runtime: Annotated[str, typer.Option(help="What runs the client: process.")] = "process",
+    runtime: Annotated[str, typer.Option(help="What runs the client: process, docker.")] = "process",
     keep: Annotated[Path | None, typer.Option(help="Keep logs and disk images in this new folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -28,6 +29,9 @@ def cut(
     The device's state lies on an ext4 image on a loop device; its processes are killed and the file system is shut down
     at once, so what was never synced is lost. At least 70 % of the cuts come at uniformly random moments, the others at
     named phases. Needs root and a loop device. Afterwards nothing is mounted, attached or running.
+
+    Under Docker each device has an engine of its own, with its data on that disk and a network of its own; every file of
+    every layer is compared after a cut. Needs dockerd and iptables besides; an engine that runs already is left alone.
     """
     with spoken():
         from reference.cli.cut import run

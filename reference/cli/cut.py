@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from reference.cli.output import show_json
 from reference.cli.unwinding import unwinding
 from reference.core.errors import InputError
+from reference.power.bench import DOCKER, PROCESS
 from reference.power.run import Report, run_cuts
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-RUNTIMES = ("process",)
+RUNTIMES = (PROCESS, DOCKER)
 _SHOWN = 20
 """Findings that are listed for people; --json has them all."""
 
@@ -48,7 +49,7 @@ def run(cuts: int, seed: int, runtime: str, keep: Path | None, as_json: bool) ->
                     progress.print(f"  [red]fail[/]  {about}: {what}", highlight=False)
 
             where = keep.resolve() if keep is not None else None
-            report = asyncio.run(unwinding(run_cuts(cuts, seed, say=say, keep=where), told))
+            report = asyncio.run(unwinding(run_cuts(cuts, seed, runtime=runtime, say=say, keep=where), told))
     except (asyncio.CancelledError, OSError):  # OSError: the terminal is gone, and the progress with it
         if not told:
             raise

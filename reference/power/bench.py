@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from reference.core.limits import Limits
@@ -13,6 +13,7 @@ from reference.power.desk import CLIENT, TENANT
 from reference.power.look import Files
 from reference.power.stories import OLD_VERSION, PATIENT, UNKNOWN, Story
 
+PROCESS, DOCKER = "process", "docker"
 LIMITS = Limits(backoff_first_ms=20, backoff_limit_ms=200, poll_ms=8, watch_ms=100, outbox_resend_ms=500)
 """The field's, but for the pauses: a cycle has to be short."""
 NAME = "opc-client"
@@ -32,7 +33,10 @@ class Bench:
     digests: Mapping[str, str]
     """Version -> digest."""
     files: Mapping[str, Files]
-    """Digest -> what lies in the image."""
+    """Digest of an image, or diff id of a layer -> what lies in it."""
+    layers: Mapping[str, list[str]] = field(default_factory=dict)
+    """Digest -> diff ids of its layers, lowest first; where images have a base."""
+    runtime: str = PROCESS
 
     @property
     def at(self) -> Path:
@@ -44,10 +48,9 @@ class Bench:
         """A lane's own memory: what a boot forgets, and what belongs to the machine and not to the device."""
         return Path(self.folder, "here")
 
-    @property
-    def template(self) -> Path:
+    def template(self, network: str) -> Path:
         """The disk that every cut begins with: the old version runs on it."""
-        return Path(self.folder, "template.img")
+        return Path(self.folder, f"template{network and '-'}{network}.img")
 
     @property
     def key(self) -> Path:
@@ -82,8 +85,10 @@ class Bench:
             image = self.image(story.version)
         return Command("job-2", GENERATION, image, story.health, _EXPIRES_MS, story.policy)
 
-    def settings(self, address: str) -> dict[str, object]:
-        """Of a device whose client answers at `address`."""
+    def settings(self, rig: Mapping[str, object]) -> dict[str, object]:
+        """Of a device; `rig` is what its rig adds."""
+        client = rig["client"]
+        assert isinstance(client, dict), "a rig adds to the client's part"
         nowhere = self.here / "unused"  # the line stands in for the broker, and brings the keys
         return {
             "tenant_id": TENANT,
@@ -92,17 +97,10 @@ class Bench:
             "run_dir": self.here / "run",
             "broker": {"host": "127.0.0.1", "port": 1, "ca": nowhere, "cert": nowhere, "key": nowhere},
             "registries": [{"host": self.registry, "plain_http": True}],
-            "client": {
-                "address": address,
-                "port": PORT,
-                "mounts": {
-                    "/data": str(self.at / "data"),
-                    "/etc/opc-client/config.json": str(self.here / "config.json"),
-                },
-                "stop_grace_ms": _GRACE_MS,
-            },
             "command_keys": [nowhere],
             "pull_watchdog_ms": _STALL_MS,
             "disk_margin_bytes": _MARGIN_BYTES,
             "seed": 1,
+            **rig,
+            "client": {"port": PORT, "stop_grace_ms": _GRACE_MS, **client},
         }

@@ -6,13 +6,14 @@ signed, and goes over the wire's own messages.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 from reference.core import delivery
 from reference.core.delivery import BirthVerdict, ClientState
 from reference.core.errors import CommandError
 from reference.core.job import Job, JobStatus, Report
-from reference.core.model import Command, Phase
+from reference.core.model import Command, ImageState, Phase
 from reference.power import line
 from reference.power.line import Packet
 from reference.protocol.envelope import SigningKey, sign
@@ -50,6 +51,8 @@ class Desk:
     """The device has acknowledged (PUBACK) the command: its journal must know it."""
     phase: Phase | None = None
     """The last phase that passed by, for timing only."""
+    images: dict[str, ImageState] | None = None
+    """What the runtime made of the images when it first looked in this boot; None: it has not looked."""
     _client: ClientState = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +67,8 @@ class Desk:
                 self.phase = Phase(content.decode())
             case line.PUBACK:
                 self.took = self.took or content.decode() == Kind.UPDATE.value
+            case line.IMAGES:
+                self.images = {digest: ImageState(state) for digest, state in json.loads(content).items()}
             case Kind.BIRTH.value:
                 return self._birth(content)
             case Kind.STATUS.value:

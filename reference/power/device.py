@@ -1,6 +1,6 @@
 """The device: the agent of `reference.edge`, whole, with a line to its service in place of the MQTT link.
 
-Everything that decides, remembers and acts is what a device in the field runs: agent, journal, eyes, process runtime
+Everything that decides, remembers and acts is what a device in the field runs: agent, journal, eyes, runtime
 and the conversation with its signed commands. It is forked from a process that has imported all of it, so a boot costs
 milliseconds.
 """
@@ -8,6 +8,7 @@ milliseconds.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 import time
@@ -26,8 +27,7 @@ from reference.edge.conversation import Conversation
 from reference.edge.hold import hold_file
 from reference.edge.journal import set_aside
 from reference.edge.observe import Eyes
-from reference.edge.runtimes.process import ProcessRuntime
-from reference.edge.runtimes.pull import PullLimits
+from reference.edge.runtimes.base import Runtime
 from reference.edge.settings import EdgeSettings
 from reference.power import line
 from reference.protocol import topics
@@ -124,12 +124,7 @@ async def _run(given: Boot) -> None:
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with edge.alone(settings.state_dir):
-        runtime = ProcessRuntime(
-            settings.state_dir / "engine",
-            settings.run_dir,
-            edge.registry_access(settings),
-            PullLimits(stall_ms=settings.pull_watchdog_ms, margin_bytes=settings.disk_margin_bytes),
-        )
+        runtime = edge.open_runtime(settings)
         held, lock = hold_file(settings.state_dir), settings.run_dir / "lock"
         eyes = Eyes(runtime, settings.client, settings.run_dir, settings.seed, hold_file=held, lock_file=lock)
         with edge.alone(settings.run_dir):
@@ -137,7 +132,7 @@ async def _run(given: Boot) -> None:
                 logging.getLogger("reference.edge").critical("the journal was lost while the agent ran")
 
 
-async def _serve(given: Boot, runtime: ProcessRuntime, eyes: Eyes) -> bool:
+async def _serve(given: Boot, runtime: Runtime, eyes: Eyes) -> bool:
     """For ever, or until the journal cannot be believed any more; answers whether to begin again."""
     settings = given.settings
     journal = await edge.open_journal(settings, eyes, runtime)
@@ -154,6 +149,8 @@ async def _serve(given: Boot, runtime: ProcessRuntime, eyes: Eyes) -> bool:
             # A birth tells what runs; the conversation would come back to it only after a second.
             while not agent.has_looked:  # noqa: ASYNC110 - the agent has no event for it
                 await asyncio.sleep(0.002)
+            images = {digest: state.value for digest, state in eyes.view.images.items()}
+            link.tell(line.IMAGES, json.dumps(images).encode())
             link.listen()
     except* JournalError as errors:
         lost = next(error for error in errors.exceptions if isinstance(error, JournalError))

@@ -28,8 +28,8 @@ _SHUTDOWN, _NO_LOG_FLUSH = 0x8004587D, 2
 _NEW_NAMES, _RECURSIVE, _PRIVATE = 0x20000, 16384, 1 << 18  # CLONE_NEWNS, MS_REC, MS_PRIVATE
 _SEARCHED = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 _LOOPS = Path("/dev/loop-control")
-_FORMAT = ("-q", "-F", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0")
-"""Nothing that the kernel would go on formatting in the background, and a small journal."""
+_FORMAT = ("-q", "-F", "-m", "0", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0")
+"""Nothing that the kernel would go on formatting in the background, a small journal, and no reserve for root."""
 
 
 def require(
@@ -88,9 +88,10 @@ def fresh_tmpfs(path: Path) -> None:
 class Disk:
     """One image file, mounted at `at` or not."""
 
-    def __init__(self, image: Path, at: Path) -> None:
+    def __init__(self, image: Path, at: Path, size_bytes: int = SIZE_BYTES) -> None:
         self.image = image
         self.at = at
+        self.size_bytes = size_bytes
         self._device = ""
 
     @property
@@ -102,7 +103,7 @@ class Disk:
         """Make it new and empty. Raises DeviceError."""
         self.image.unlink(missing_ok=True)
         with self.image.open("xb") as file:
-            file.truncate(SIZE_BYTES)
+            file.truncate(self.size_bytes)
         _run("mkfs.ext4", *_FORMAT, self.image)
 
     def copy_of(self, other: Path) -> None:
@@ -120,7 +121,7 @@ class Disk:
 
     def cut(self) -> None:
         """Take the power away: what is not on the disk is lost, and the disk answers nothing more until it is mounted
-        again. Every process of the device must have been killed before: what one hears after this may be a lie.
+        again. Every process of the device must have been stopped before: what one hears after this may be a lie.
 
         Raises OSError.
         """

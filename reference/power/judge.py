@@ -9,7 +9,7 @@ and what lies on the disk is compared with what was built.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from reference.core import invariants
@@ -106,6 +106,14 @@ class Problem:
 
     kind: Kind
     detail: str
+
+
+def claimed(stored: Stored, images: Mapping[str, ImageState] | None) -> Stored:
+    """What lay on the disk, with what the runtime itself made of the images when it first looked; None: it never did."""
+    if images is None:
+        return stored
+    found = {d: replace(one, claimed=images[d]) for d, one in stored.images.items() if d in images}
+    return replace(stored, images=found)
 
 
 def after_cut(heard: Heard, stored: Stored) -> list[Problem]:

@@ -19,26 +19,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from reference.core.errors import BlackstartError, DeviceError, InputError
 from reference.core.model import Phase
 from reference.edge.settings import EdgeSettings
 from reference.power import judge, line
-from reference.power.bench import GENERATION, LIMITS, PORT, Bench
+from reference.power.bench import DOCKER, GENERATION, LIMITS, PORT, Bench
 from reference.power.desk import Desk
 from reference.power.device import Boot, Device
-from reference.power.disk import Disk, fresh_tmpfs, private_mounts
-from reference.power.judge import Heard, Rest, Stored
-from reference.power.look import look
+from reference.power.disk import SIZE_BYTES, Disk, fresh_tmpfs, private_mounts
+from reference.power.engine import ENGINE_BYTES, DockerRig
+from reference.power.judge import Heard, Rest
 from reference.power.plan import Cut
+from reference.power.rig import ProcessRig, Rig
 from reference.power.room import Room, enter
 from reference.power.stories import NEW, OLD, OLD_VERSION, STORIES, UNKNOWN, Story
 from reference.protocol.envelope import key_ring, load_private_key, public_key
+from reference.support.files import syncfs
 
-PHASE_S = 15.0
+PHASE_S = 30.0
 """Longest wait for a named phase, or for a story without a cut."""
-REST_S = 20.0
+REST_S = 60.0
 """Longest wait for a device to come to rest after a cut; a device in the field has all the time it needs."""
 STEADY_S = 0.03
 """So long a client at rest answers well without a break, and nothing is said any more."""
@@ -50,7 +53,10 @@ class Lane:
 
     def __init__(self, folder: Path, number: int, device: Device) -> None:
         self._bench = Bench.load(folder)
-        self._disk = Disk(folder / f"lane-{number}.img", self._bench.at)
+        docker = self._bench.runtime == DOCKER
+        self._disk = Disk(
+            folder / f"lane-{number}.img", self._bench.at, ENGINE_BYTES if docker else SIZE_BYTES
+        )
         self._folder = folder
         self._log = folder / f"install-{number}.log"
         self._boot = device
@@ -60,15 +66,14 @@ class Lane:
         here.mkdir(exist_ok=True)
         fresh_tmpfs(here)
         (here / "scratch").mkdir()
-        self._address = _free_address()
-        self._settings = EdgeSettings.model_validate(self._bench.settings(self._address))
-        config = {"port": PORT, "host": self._address, "interval_ms": 5}
-        (here / "config.json").write_text(json.dumps(config), "utf-8")
+        self._rig: Rig = DockerRig(self._bench) if docker else ProcessRig(self._bench, _free_address())
+        self._settings: EdgeSettings
 
     # ---- what is asked of it
 
-    def install(self) -> None:
-        """Make the template: a device on which the old version runs. Raises InputError where no disk can be mounted."""
+    def install(self, network: str) -> None:
+        """Make a template: a device on which the old version runs. Raises InputError where no disk can be mounted."""
+        self._on(network)
         self._disk.format()
         try:
             self._disk.mount()
@@ -80,11 +85,11 @@ class Lane:
             if not self._to_rest(desk, end, PHASE_S):
                 raise DeviceError(f"the old version could not be installed: {desk.job}", where=str(self._log))
         self._disk.release()
-        self._disk.image.replace(self._bench.template)
+        self._disk.image.replace(self._bench.template(network))
 
-    def measure(self, story: Story) -> dict[str, object]:
+    def measure(self, story: Story, network: str) -> dict[str, object]:
         """How long a story is without a cut, in seconds, and its end. Raises DeviceError when that is not a good one."""
-        with self._fresh(f"measure-{story.name}"):
+        with self._fresh(f"measure-{story.name}", network):
             desk = self._desk(story)
             begin = time.monotonic()
             with self._running(desk) as end:
@@ -101,18 +106,19 @@ class Lane:
         """Play the story, cut, look, boot, judge; the finding, for the report."""
         story = STORIES[wanted.story]
         begin = time.monotonic()
-        with self._fresh(f"cut-{wanted.number}"):
+        with self._fresh(f"cut-{wanted.number}", wanted.network):
             desk = self._desk(story)
-            with self._running(desk, wanted.phase if wanted.held else None) as end:
+            with self._running(desk, wanted.phase if wanted.held else None, early=wanted.early) as end:
                 self._until_cut(desk, end, wanted, length_s)
                 self._take_power(desk, end)
             heard = Heard(tuple(desk.said), desk.took, GENERATION)
             seen = desk.phase
             self._disk.release()
             self._disk.mount()
-            after = self._look()
-            with self._running(desk) as end:
+            after = self._rig.look()
+            with self._running(desk, early=wanted.early) as end:
                 settled = self._to_rest(desk, end, REST_S)
+                after = judge.claimed(after, desk.images)
                 rest = self._rest(desk, settled)
         names = self._names(story)
         problems = [*judge.after_cut(heard, after), *judge.at_rest(after, rest, names, LIMITS)]
@@ -120,6 +126,7 @@ class Lane:
         return {
             "number": wanted.number,
             "story": story.name,
+            "network": wanted.network,
             "landed": landed,
             "end": judge.end_of(rest, names)._asdict(),
             "healthy": rest.answered if len(rest.clients) == 1 else None,
@@ -131,15 +138,21 @@ class Lane:
         """Leave nothing running and nothing mounted."""
         if self._room is not None:
             self._room.empty()
+        self._rig.close()
         self._disk.release()
 
     # ---- one device
 
+    def _on(self, network: str) -> None:
+        """Have the client on this network from now on."""
+        self._settings = EdgeSettings.model_validate(self._bench.settings(self._rig.settings(network)))
+
     @contextlib.contextmanager
-    def _fresh(self, name: str) -> Iterator[None]:
+    def _fresh(self, name: str, network: str) -> Iterator[None]:
         """The disk of a device on which the old version was installed; unmounted afterwards. Its log is `name`'s."""
-        self._log = self._folder / f"{name}.log"
-        self._disk.copy_of(self._bench.template)
+        self._on(network)
+        self._log = self._folder / f"{name}{network and '-'}{network}.log"
+        self._disk.copy_of(self._bench.template(network))
         self._disk.mount()
         try:
             yield
@@ -150,28 +163,33 @@ class Lane:
         return Desk(self._key, self._bench.order(story), issued=GENERATION - 1)
 
     @contextlib.contextmanager
-    def _running(self, desk: Desk, hold_at: Phase | None = None) -> Iterator[socket.socket]:
+    def _running(
+        self, desk: Desk, hold_at: Phase | None = None, *, early: bool = False
+    ) -> Iterator[socket.socket]:
         """Boot the device: what a boot forgets is forgotten. Afterwards all its processes are dead."""
         run = self._settings.run_dir
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir()
         ours, theirs = line.pair()
-        desk.phase = None
+        desk.phase = desk.images = None
+        self._rig.boot()
         given = Boot(self._settings, LIMITS, key_ring(public_key(self._key)), theirs, hold_at)
         with ours:
             with theirs:
-                self._room = enter(lambda: self._boot(given), self._log, theirs.fileno())
+                device = partial(self._boot, given)
+                self._room = enter(lambda: self._rig.run(device, early=early), self._log, theirs.fileno())
             try:
                 yield ours
             finally:
                 self._room.empty()
                 self._room = None
+                self._rig.emptied()
 
     def _until_cut(self, desk: Desk, end: socket.socket, wanted: Cut, length_s: float) -> None:
         """Play the service until the moment to cut has come."""
         begin = time.monotonic()
         if wanted.phase is None:
-            self._talk(desk, end, begin + wanted.moment * length_s)
+            self._wait(desk, end, begin, wanted.moment * length_s, wanted.flushed)
             return
 
         def there() -> bool:
@@ -180,13 +198,27 @@ class Lane:
             return desk.phase is wanted.phase and not too_early
 
         if self._talk(desk, end, begin + PHASE_S, there) and wanted.late_ms:
-            self._talk(desk, end, time.monotonic() + wanted.late_ms / 1000)
+            self._wait(desk, end, time.monotonic(), wanted.late_ms / 1000, wanted.flushed)
+
+    def _wait(
+        self, desk: Desk, end: socket.socket, begin: float, for_s: float, flushed: float | None
+    ) -> None:
+        """Play the service for so long; at the fraction `flushed` of it the kernel writes back."""
+        if flushed is not None:
+            self._talk(desk, end, begin + flushed * for_s)
+            syncfs(self._bench.at)
+        self._talk(desk, end, begin + for_s)
 
     def _take_power(self, desk: Desk, end: socket.socket) -> None:
-        """Kill, then cut, then hear out what had been said: in this order, or a lie could be heard."""
+        """Stop everything, cut, kill, then hear out what had been said: in this order.
+
+        Cut first, and a lie could be heard. Killed first, and the last process of a container would take its mount with
+        it: an overlay that is unmounted syncs the file system below it, and nothing would ever be lost.
+        """
         assert self._room is not None, "power is taken from a device that runs"
-        self._room.empty()
+        self._room.freeze()
         self._disk.cut()
+        self._room.empty()
         with contextlib.suppress(BlockingIOError):
             while (packet := line.receive(end)) is not None:
                 desk.hear(packet)
@@ -226,7 +258,7 @@ class Lane:
 
     def _probe(self) -> str | None:
         """The version that answers well now, if one does."""
-        connection = http.client.HTTPConnection(self._address, PORT, timeout=_PROBE_S)
+        connection = http.client.HTTPConnection(self._settings.client.address, PORT, timeout=_PROBE_S)
         try:
             connection.request("GET", "/healthz")
             answer = connection.getresponse()
@@ -242,27 +274,14 @@ class Lane:
     def _rest(self, desk: Desk, settled: bool) -> Rest:
         """The end: what runs, what answers, and then, with all processes dead, what lies on the disk."""
         assert self._room is not None, "a device at rest runs"
-        answered, clients = self._probe(), self._clients(self._room)
+        answered, clients = self._probe(), self._rig.clients(self._room)
         self._room.empty()
         name = None if answered is None else self._named(answered)
-        return Rest(settled, clients, name, desk.job, tuple(desk.said), self._look())
-
-    def _clients(self, room: Room) -> tuple[str, ...]:
-        """The digest that each client process runs, by the path of its program."""
-        images = str(self._settings.state_dir / "engine" / "images") + "/"
-        programs = (word for words in room.commands() for word in words if word.startswith(images))
-        return tuple(
-            "sha256:" + word.removeprefix(images).partition("/")[0]
-            for word in programs
-            if word.endswith("/main.py")
-        )
+        return Rest(settled, clients, name, desk.job, tuple(desk.said), self._rig.look())
 
     @staticmethod
     def _named(version: str) -> str:
         return OLD if version == OLD_VERSION else NEW
-
-    def _look(self) -> Stored:
-        return look(self._bench.at, self._bench.here / "scratch", self._bench.files)
 
     def _names(self, story: Story) -> dict[str, str]:
         """Digest -> `v1` or `v2`."""
@@ -284,11 +303,11 @@ def _free_address() -> str:
 
 def _obey(lane: Lane, asked: dict[str, object]) -> dict[str, object]:
     match asked:
-        case {"do": "install"}:
-            lane.install()
+        case {"do": "install", "network": str(network)}:
+            lane.install(network)
             return {}
-        case {"do": "measure", "story": str(name)}:
-            return lane.measure(STORIES[name])
+        case {"do": "measure", "story": str(name), "network": str(network)}:
+            return lane.measure(STORIES[name], network)
         case {"do": "cut", "cut": dict(fields), "length_s": float(length_s)}:
             wanted = Cut(**fields)
             phase = Phase(wanted.phase) if wanted.phase is not None else None

@@ -1,8 +1,9 @@
 """The line between a device and whoever plays its service: a socket pair outside the disk that is cut.
 
 A packet is a word, a newline, and bytes. The word is a topic's kind (`reference.protocol.topics.Kind`), or one of the
-two that no broker would carry: `puback`, when the device has acknowledged a message, and `phase`, when its journal has
-come to one. The last is only for whoever wants to cut there; nobody is judged by it.
+three that no broker would carry: `puback`, when the device has acknowledged a message; `images`, what its runtime
+makes of the images at the first look of a boot; and `phase`, when its journal has come to one. The last is only for
+whoever wants to cut there; nobody is judged by it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import socket
 
 MAX_BYTES = 1 << 17
-PUBACK, PHASE = "puback", "phase"
+PUBACK, PHASE, IMAGES = "puback", "phase", "images"
 
 Packet = tuple[str, bytes]
 

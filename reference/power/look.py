@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -22,25 +22,22 @@ Files = Mapping[str, str]
 """Path in an image -> SHA-256 of the file, in hex."""
 
 
-def look(disk: Path, scratch: Path, built: Mapping[str, Files]) -> Stored:
-    """What lies on the mounted `disk`. `scratch`: a folder outside it. `built`: digest -> what was put into it."""
-    engine = disk / "state" / "engine"
+def look(
+    disk: Path, scratch: Path, images: Mapping[str, StoredImage], containers: Sequence[StoredContainer]
+) -> Stored:
+    """What lies on the mounted `disk`, with what its runtime keeps there. `scratch`: a folder outside it."""
     memory, history, trouble = _journal(disk / "state" / "journal.db", scratch)
-    claims = ImageStore(engine).states()
-    images = {
+    return Stored(memory, trouble, images, tuple(containers), _switched(history), _volume(disk / "data"))
+
+
+def process_images(engine: Path, built: Mapping[str, Files]) -> dict[str, StoredImage]:
+    """The process runtime's. `built`: digest -> what was put into it."""
+    return {
         digest: StoredImage(
             claim, _as_built(engine / "images" / digest.partition(":")[2], built.get(digest, {}))
         )
-        for digest, claim in claims.items()
+        for digest, claim in ImageStore(engine).states().items()
     }
-    return Stored(
-        memory,
-        trouble,
-        images,
-        tuple(_containers(engine, scratch)),
-        _switched(history),
-        _volume(disk / "data"),
-    )
 
 
 def files_of(root: Path) -> Files:
@@ -81,7 +78,8 @@ def _switched(history: list[HistoryEntry]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _containers(engine: Path, scratch: Path) -> list[StoredContainer]:
+def process_containers(engine: Path, scratch: Path) -> list[StoredContainer]:
+    """The process runtime's."""
     store, found = ContainerStore(engine, scratch / "no-run"), []
     for name in store.ids():
         try:

@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ from reference.power.disk import call, private_mounts
 _NEW_PIDS = 0x20000000  # CLONE_NEWPID
 _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 _END_S = 10.0
+_STANDING = frozenset("TtZXD")
+"""States of a thread that executes nothing, or will stop before it does: proc(5)."""
 _OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -52,15 +55,59 @@ class Room:
         self._handle = -1
         os.waitpid(self._keeper, 0)
 
-    def commands(self) -> list[list[str]]:
-        """The command line of every process in it, in no order."""
-        found = []
+    def freeze(self) -> None:
+        """Stop everything in it, and return when nothing of it runs any more. Raises DeviceError.
+
+        A process that waits for the disk stops when that has answered: nobody hears the answer.
+        """
+        end, told = time.monotonic() + _END_S, set[int]()
+        while True:
+            found = self._descendants()
+            if found <= told and all(_stands(pid) for pid in found):  # nothing was forked while we looked
+                return
+            for pid in found - told:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            told |= found
+            if time.monotonic() > end:
+                raise DeviceError("processes survive SIGSTOP", where=f"below process {self.init}")
+
+    def _descendants(self) -> set[int]:
+        """Each process below init, those of containers within the room, too."""
+        parents = {}
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    stat = Path(entry.path, "stat").read_text("utf-8", "replace")
+                    parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+        found, new = set[int](), {self.init}
+        while new:
+            new = {pid for pid, parent in parents.items() if parent in new} - found
+            found |= new
+        return found
+
+    def processes(self) -> dict[int, list[str]]:
+        """The command line of every process in it, by its pid as seen from outside."""
+        found = {}
         for entry in os.scandir("/proc"):
             with contextlib.suppress(OSError):
                 if entry.name.isdigit() and Path(entry.path, "ns/pid").readlink() == self._name:
                     words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
-                    found.append([os.fsdecode(word) for word in words if word])
+                    found[int(entry.name)] = [os.fsdecode(word) for word in words if word]
         return found
+
+
+def _stands(pid: int) -> bool:
+    """Whether no thread of a process executes anything of its program any more. One that is gone does not."""
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except FileNotFoundError:
+        return True
+    for thread in threads:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if (thread / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] not in _STANDING:
+                return False
+    return True
 
 
 def enter(main: Callable[[], None], log: Path, keep: int) -> Room:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import shutil
 import sys
 import tempfile
@@ -16,19 +15,16 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from reference.client.images import write_client_folder
 from reference.core.errors import BlackstartError, DeviceError, InputError, Reason
 from reference.core.model import Outcome, Phase
-from reference.oci.build import PREFIX, build_image
-from reference.oci.push import push_image
-from reference.oci.references import parse_reference
-from reference.power.bench import NAME, Bench
+from reference.power.bench import DOCKER, PROCESS, Bench
 from reference.power.disk import loops_of, require
 from reference.power.ends import End, Maps, legal
+from reference.power.engine import NETWORKS, require_engine
 from reference.power.judge import Kind
-from reference.power.look import Files, files_of
 from reference.power.plan import Cut, plan
-from reference.power.stories import OLD, OLD_VERSION, STORIES, UNKNOWN, Story
+from reference.power.stories import OLD, STORIES
+from reference.power.versions import push_all
 from reference.protocol.envelope import generate_key, write_private_key
 from reference.support.processes import ROOT, ends_with_us, start_module, tail
 
@@ -40,9 +36,9 @@ ENOUGH = 60
 MEASURED_EACH = 25
 """After so many cuts of a story its length is measured again: the machine may have become slower."""
 _STOP_S = 15.0
-_BULK_FILES, _BULK_BYTES = 24, 24 << 10
-"""An image has some weight, so that what was not synced is missed."""
 
+Play = tuple[str, str]
+"""A story, and the network that the client is on."""
 Say = Callable[[str, str], None]
 """Told of progress: what it is about, and a word on it."""
 
@@ -61,6 +57,8 @@ class Report:
     problems: list[dict[str, object]] = field(default_factory=list)
     seconds: float = 0.0
     """Spent on the cuts, without what is done once before and after them."""
+    before_s: float = 0.0
+    """Spent before the first cut: versions built and pushed, installed, each story measured."""
 
     def add(self, found: dict[str, object], maps: Maps) -> bool:
         """Count one finding of a lane; answers whether it is a good one."""
@@ -76,6 +74,7 @@ class Report:
         for kind, detail in details:
             kinds.add(kind)
             about = {"number": found["number"], "story": story, "landed": found["landed"]}
+            about |= {"network": found["network"]} if found.get("network") else {}
             self.problems.append({**about, "kind": kind, "detail": detail})
         self.counts.update(kinds)
         return not kinds
@@ -104,6 +103,7 @@ class Report:
             "seed": self.seed,
             "at_random": self.at_random,
             "seconds": round(self.seconds, 1),
+            "before_s": round(self.before_s, 1),
             "cuts_per_hour": round(self.cuts * 3600 / self.seconds) if self.seconds else 0,
             "missed": self.missed,
             "problems": self.problems,
@@ -128,6 +128,11 @@ def _words(end: End) -> str:
     return f"{outcome}, {reason}; runs {end.runs}, current {end.current}, previous {end.previous}"
 
 
+def planned(cuts: int, seed: int, runtime: str) -> list[Cut]:
+    """The cuts of a seed that fit the runtime."""
+    return plan(cuts, seed, networks=NETWORKS, engine=True) if runtime == DOCKER else plan(cuts, seed)
+
+
 async def run_cuts(
     cuts: int,
     seed: int,
@@ -135,35 +140,45 @@ async def run_cuts(
     maps: Maps = legal,
     say: Say = lambda *_: None,
     chosen: Sequence[Cut] | None = None,
+    runtime: str = PROCESS,
     device: str = DEVICE,
     lanes: int = LANES,
     keep: Path | None = None,
 ) -> Report:
     """Play `cuts` of a seed, or those that are `chosen`, and judge each of them. May be cancelled at any time.
 
-    `device`: MODULE:FUNCTION of what boots. `keep`: a new folder for logs, journals and images; without it all goes.
+    `runtime`: what the client runs on, `process` or `docker`. `device`: MODULE:FUNCTION of what boots. `keep`: a new
+    folder for logs, journals and images; without it all goes.
     Raises InputError where power cannot be cut, DeviceError when a story fails without any cut.
     """
     if cuts < 1:
         raise InputError(f"{cuts} cuts are none", where="--cuts", todo="Give a number of 1 or more.")
     require()
-    wanted = list(chosen) if chosen is not None else plan(cuts, seed)
+    if runtime == DOCKER:
+        require_engine()
+    wanted = list(chosen) if chosen is not None else planned(cuts, seed, runtime)
     report = Report(len(wanted), seed, sum(one.phase is None for one in wanted))
+    begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="blackstart-cut-")) if keep is None else keep
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        plays = list(dict.fromkeys((one.story, one.network) for one in wanted))
         stories = [STORIES[name] for name in dict.fromkeys(one.story for one in wanted)]
         async with (
             _registry(folder) as host,
             _lanes(folder, min(lanes, len(wanted)), device) as running,
         ):
             say("versions", "build and push")
-            bench = await asyncio.to_thread(_push_all, folder, host, stories)
+            pushed = await asyncio.to_thread(push_all, folder, host, stories, with_base=runtime == DOCKER)
+            bench = Bench(str(folder), host, pushed.digests, pushed.files, pushed.layers, runtime)
+            write_private_key(generate_key(), bench.key)
             bench.save()
             say("device", "install the old version")
-            await running[0].ask({"do": "install"})
-            lengths = await _measured(running, stories, maps, say)
+            for network in dict.fromkeys(network for _, network in plays):
+                await running[0].ask({"do": "install", "network": network})
+            lengths = await _measured(running, plays, maps, say)
             begin = time.monotonic()
+            report.before_s = begin - begun
             await _played(running, wanted, lengths, report, maps, say)
             report.seconds = time.monotonic() - begin
     finally:
@@ -171,34 +186,35 @@ async def run_cuts(
     return report
 
 
-async def _measured(running: list[_Lane], stories: Sequence[Story], maps: Maps, say: Say) -> dict[str, float]:
+async def _measured(running: list[_Lane], plays: Sequence[Play], maps: Maps, say: Say) -> dict[Play, float]:
     """How long each story is without a cut, in seconds. Raises DeviceError when one does not end as it may even so."""
-    lengths: dict[str, float] = {}
-    waiting = list(stories)
+    lengths: dict[Play, float] = {}
+    waiting = list(plays)
 
     async def work(lane: _Lane) -> None:
         while waiting:
-            name = waiting.pop().name
-            say(name, "measure, without a cut")
-            lengths[name] = await lane.measure(name, maps)
+            play = waiting.pop()
+            say(" ".join(play).strip(), "measure, without a cut")
+            lengths[play] = await lane.measure(play, maps)
 
     await _together([work(lane) for lane in running])
     return lengths
 
 
 async def _played(
-    running: list[_Lane], wanted: list[Cut], lengths: dict[str, float], report: Report, maps: Maps, say: Say
+    running: list[_Lane], wanted: list[Cut], lengths: dict[Play, float], report: Report, maps: Maps, say: Say
 ) -> None:
     waiting = list(reversed(wanted))
-    played: Counter[str] = Counter()
+    played: Counter[Play] = Counter()
 
     async def work(lane: _Lane) -> None:
         while waiting:
             one = waiting.pop()
-            played[one.story] += 1
-            if played[one.story] % MEASURED_EACH == 0:
-                lengths[one.story] = await lane.measure(one.story, maps)
-            done = await lane.ask({"do": "cut", "cut": asdict(one), "length_s": lengths[one.story]})
+            play = (one.story, one.network)
+            played[play] += 1
+            if played[play] % MEASURED_EACH == 0:
+                lengths[play] = await lane.measure(play, maps)
+            done = await lane.ask({"do": "cut", "cut": asdict(one), "length_s": lengths[play]})
             good = report.add(done, maps)
             say(one.story, f"cut in {done['landed']}: {'pass' if good else 'fail'}")
 
@@ -230,29 +246,6 @@ async def _registry(folder: Path) -> AsyncIterator[str]:
         await process.stop()
 
 
-def _push_all(folder: Path, host: str, stories: Sequence[Story]) -> Bench:
-    """Build each version once and push it."""
-    versions: dict[str, Story | None] = {OLD_VERSION: None}
-    versions.update({story.version: story for story in stories if story.defect != UNKNOWN})
-    digests: dict[str, str] = {}
-    files: dict[str, Files] = {}
-    for version, story in versions.items():
-        app, layout = folder / "built" / version, folder / "built" / f"{version}.oci"
-        app.parent.mkdir(exist_ok=True)
-        defect, after_ms = (None, None) if story is None else (story.defect, story.after_ms)
-        write_client_folder(app, version, defect, after_ms=after_ms)
-        stream = random.Random(version)  # noqa: S311 - some weight, no secret
-        for number in range(_BULK_FILES):
-            (app / f"part-{number:02}").write_bytes(stream.randbytes(stream.randrange(_BULK_BYTES)))
-        built = build_image(app, layout, version=version)
-        digests[version] = push_image(layout, parse_reference(f"{host}/{NAME}:{version}"), plain_http=True)
-        held = {path: digest for path, digest in files_of(app).items() if path != "blackstart-image.json"}
-        files[built.manifest_digest] = {f"{PREFIX}/{path}": digest for path, digest in held.items()}
-    bench = Bench(str(folder), host, digests, files)
-    write_private_key(generate_key(), bench.key)
-    return bench
-
-
 class _Lane:
     """A running lane."""
 
@@ -275,9 +268,10 @@ class _Lane:
             raise kind(str(found["error"]))
         return found
 
-    async def measure(self, story: str, maps: Maps) -> float:
+    async def measure(self, play: Play, maps: Maps) -> float:
         """How long a story is without a cut, in seconds. Raises DeviceError when it has no good end even so."""
-        answer = await self.ask({"do": "measure", "story": story})
+        story, network = play
+        answer = await self.ask({"do": "measure", "story": story, "network": network})
         if not maps(story, end := _end(answer["end"])):
             raise DeviceError(f"the story {story} has no legal end without any cut: {_words(end)}")
         return float(str(answer["length_s"]))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from reference.core.errors import InputError
 from reference.power.disk import require
+from reference.power.engine import require_engine
 
 
-def _trouble() -> str:
+def _trouble(see: Callable[[], None]) -> str:
     try:
-        require()
+        see()
     except InputError as error:
         return str(error)
     return ""
 
 
-needs_power = pytest.mark.skipif(bool(_trouble()), reason=_trouble() or "power can be cut here")
+_ENGINE = "docker: dockerd is not installed" if _trouble(require_engine) else ""
+needs_engine = pytest.mark.skipif(bool(_ENGINE), reason=_ENGINE or "an engine can be started here")
+needs_power = pytest.mark.skipif(bool(_trouble(require)), reason=_trouble(require) or "power can be cut here")

@@ -197,8 +197,8 @@ def refused(*words: str) -> str:
     return lines[0]
 
 
-def test_another_runtime_is_refused() -> None:
-    assert "docker" in refused("--runtime", "docker")
+def test_a_runtime_that_is_not_known_is_refused() -> None:
+    assert "Known: process, docker" in refused("--runtime", "podman")
 
 
 @pytest.mark.parametrize("cuts", ["0", "-3"])
