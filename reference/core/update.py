@@ -45,7 +45,9 @@ def decide(record: UpdateRecord, world: World, now_ms: int | None, limits: Limit
     """The next step. Pure and total: the same arguments always give the same step."""
     if world.hold and record.phase in HOLDS:
         return _held(record, world, limits)
-    stuck = refused(world) and not world.engine_restarted and record.phase not in BEFORE_SWITCH
+    # Before the switch a refused start is one of current, which a cut has ended: the client is down until it is cured.
+    of_client = record.phase not in BEFORE_SWITCH or (world.error is not None and world.error.trusted)
+    stuck = refused(world) and of_client and not world.engine_restarted
     if stuck and not handover.would_end_it(record, world):
         return RestartEngine()  # A stuck port refuses every version: nobody is blamed before this was tried.
     match record.phase:

@@ -333,6 +333,16 @@ def test_idle_too_restarts_the_engine_once_for_a_stuck_port() -> None:
     assert driver.running() == ["v1"] and driver.engine.restarts == 1
 
 
+def test_a_port_stuck_since_a_cut_does_not_keep_the_client_down_while_a_job_goes_on() -> None:
+    driver = ordered({"v1": Behaviour(stuck_port=True)})
+    driver.run(until=in_phase(Phase.PULLING))
+    driver.cut(Cut.KEEP)
+    driver.run(until=lambda d, _: d.engine.restarts == 1)
+    assert driver.record.phase in (Phase.ACCEPTED, Phase.PULLING, Phase.STAGED)
+    driver.run()
+    assert driver.outcomes == {"job-2": (Outcome.SUCCEEDED, None)} and driver.engine.restarts == 1
+
+
 # ---- the candidate
 
 
