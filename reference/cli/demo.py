@@ -24,6 +24,8 @@ def run(
     keep: Path | None,
     as_json: bool,
     broker: str = "amqtt",
+    runtime: str = "process",
+    engine: str | None = None,
 ) -> int:
     """Play, show, write; answers the exit code, 128 + N when signal N ended it."""
     from rich.console import Console
@@ -39,7 +41,8 @@ def run(
                 if what in _COLOURS:
                     progress.print(f"  [{_COLOURS[what]}]{what:7}[/] {story}")
 
-            report = asyncio.run(unwinding(run_demo(stories, seed, say, keep, broker=broker), told))
+            playing = run_demo(stories, seed, say, keep, broker=broker, runtime=runtime, engine=engine)
+            report = asyncio.run(unwinding(playing, told))
     except (asyncio.CancelledError, OSError):  # OSError: the terminal is gone, and the progress with it
         if not told:
             raise
@@ -77,8 +80,9 @@ def _show(console: Console, report: Report, path: Path) -> None:
         problems = story.evidence.get("problems")
         for problem in problems if isinstance(problems, list) else []:
             console.print(f"[red]{story.name}[/]: {problem}", highlight=False)
-    for skip in report.skipped:
-        console.print(f"skipped {skip['name']}: {skip['reason']}", highlight=False)
+    for reason in dict.fromkeys(skip["reason"] for skip in report.skipped):
+        names = ", ".join(skip["name"] for skip in report.skipped if skip["reason"] == reason)
+        console.print(f"not played, because {reason}: {names}", highlight=False)
     counts = [f"{sum(s.verdict.value == word for s in report.stories)} {word}" for word in _COLOURS]
     console.print(
         f"\n{', '.join(counts)} in {report.seconds:.1f} s; evidence: {path}, pictures: {path.with_suffix('.html')}",

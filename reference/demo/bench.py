@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import shutil
-import signal
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,10 +16,12 @@ from urllib.parse import quote
 
 import httpx
 
-from reference.core.errors import ServiceError
+from reference.core.errors import BlackstartError, ServiceError
 from reference.core.model import Phase
 from reference.demo.front import Front
-from reference.demo.observer import Observer, Seen, ask, client_processes
+from reference.demo.observer import Observer, Seen, ask
+from reference.edge.inspect import look
+from reference.edge.settings import load_settings
 from reference.pki.authority import DevelopmentCA
 from reference.pki.names import SERVICE_NAME
 from reference.protocol import topics
@@ -32,6 +31,8 @@ from reference.support.mqtt import Connected, MqttLink, Protocol, TlsFiles
 
 OLD, NEW = "1.0.0", "2.0.0"
 POLL_S = 0.05
+REST_S = 10.0
+"""How long an agent may take to clear up after a job's end."""
 JOB_DEADLINE_S = 60.0
 TERMINAL = {"SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "CANCELED"}
 
@@ -68,7 +69,7 @@ class Bench:
         """Begin to watch the client, if nobody does yet."""
         if self.observer is None:
             kept = self.stack.digests[self.begins] if self.begins is not None else None
-            self.observer = Observer(self.device.client_port, self.device.state_dir / "engine", kept)
+            self.observer = Observer(self.device.client_port, self.device.box, kept)
             self.observer.start()
 
     async def probe(self) -> str | None:
@@ -112,6 +113,23 @@ class Bench:
         self.ended_ms = time.time() * 1000
         self.mark(f"job {str(self.job.get('status')).lower()}")
         await self.settle()
+
+    async def rest(self) -> None:
+        """Wait until the agent has nothing left to do for its job. One that does not rest is the judge's matter."""
+        settings, agent = load_settings(self.device.config), self.device.agent
+
+        async def resting() -> bool | None:
+            try:
+                found = await asyncio.to_thread(look, settings, "status")
+            except BlackstartError:
+                return None
+            memory = found.get("memory")
+            record = memory.get("record") if isinstance(memory, dict) else None
+            return (isinstance(record, dict) and record.get("phase") == Phase.IDLE.value) or None
+
+        if agent is not None and agent.alive:
+            with contextlib.suppress(ServiceError):
+                await until(resting, REST_S, "the agent did not rest")
 
     async def look(self, job_id: str) -> dict[str, object]:
         """The job as the API shows it; empty while the service does not answer."""
@@ -162,25 +180,24 @@ class Bench:
 
         await until(flag, JOB_DEADLINE_S, "the agent never came to the phase it was to be killed in")
 
+    async def resume(self) -> None:
+        """Let another agent go on from there: the one that stands still is killed."""
+        if self.device.agent is not None:
+            await self.device.agent.kill()
+        await self.stack.start_agent(self.device)
+        self.mark("agent started again")
+
     async def kill_everything(self) -> None:
-        """SIGKILL for the agent, the shims and the client at once: processes are gone, the page cache is not."""
+        """SIGKILL for the agent, the engine and the client at once: processes are gone, the page cache is not."""
         self.mark("killed")
         if self.device.agent is not None:
             await self.device.agent.kill()
-        for pid in device_processes(self.device):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-        async def gone() -> bool | None:
-            return not device_processes(self.device) or None
-
-        await until(gone, 5.0, "processes of the device survived SIGKILL")
+        await self.device.box.kill()
 
     async def boot(self) -> None:
         """What a boot forgets is forgotten; then the agent starts as it would at boot."""
         self.mark("boot")
-        shutil.rmtree(self.device.run_dir)
-        self.device.run_dir.mkdir()
+        await self.device.box.boot()
         await self.stack.start_agent(self.device)
 
     async def stored_command(self, job_id: str) -> bytes:
@@ -237,7 +254,7 @@ class Bench:
 
     def client_pids(self) -> list[int]:
         """Living client processes."""
-        return client_processes(os.fsencode(str(self.device.state_dir / "engine")))
+        return self.device.box.processes()
 
 
 def database_file(stack: Stack) -> Path:
@@ -252,18 +269,6 @@ def _stored_command(stack: Stack, job_id: str) -> bytes:
             "SELECT payload FROM outbox WHERE job = ? AND kind = 'update'", (job_id,)
         ).fetchone()
     return bytes(row[0])
-
-
-def device_processes(device: Device) -> list[int]:
-    """Every process that has the device's folder on its command line, the agent's included."""
-    found = []
-    marker = os.fsencode(f"{device.root}/")
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError), open(f"{entry.path}/cmdline", "rb") as file:  # noqa: PTH123
-                if marker in file.read():
-                    found.append(int(entry.name))
-    return found
 
 
 async def until(check: Callable[[], Awaitable[T | None]], deadline_s: float, otherwise: str) -> T:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
+from dataclasses import dataclass, field
 
 from reference.stack import HOST
 
@@ -14,9 +16,17 @@ FRONT = "front"
 """The name by which stories ask for it."""
 DENIED, CORRUPTED, STALLED = "opc-client-denied", "opc-client-corrupted", "opc-client-stalled"
 """Repositories that fail: with 403, by a changed byte in each layer, by silence in the middle of each layer."""
+HELD = "opc-client-held-"
+"""Repositories whose names begin so stand still in the middle of a blob, until they are let go."""
 HEAD_BYTES, CHUNK_BYTES = 65_536, 65_536
 UPSTREAM_S = 10.0
 _DENIAL = b'{"errors":[{"code":"DENIED","message":"this device may not have it"}]}'
+
+
+@dataclass(slots=True)
+class _Gate:
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Front:
@@ -27,6 +37,7 @@ class Front:
         self._upstream = ("", 0)
         self._stalled = asyncio.Event()
         self._released = asyncio.Event()
+        self._gates: dict[str, _Gate] = defaultdict(_Gate)
         self._running: set[asyncio.Task[None]] = set()
         self.port = 0
 
@@ -47,12 +58,23 @@ class Front:
         if self._server is not None:
             self._server.close()
         self._released.set()
+        for gate in self._gates.values():
+            gate.open.set()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def stalled_once(self) -> None:
         """Return when a layer stands still. Raises TimeoutError after 10 s."""
         async with asyncio.timeout(10):
             await self._stalled.wait()
+
+    async def held_once(self, repository: str) -> None:
+        """Return when a blob of a repository that is held stands still. Raises TimeoutError after 10 s."""
+        async with asyncio.timeout(10):
+            await self._gates[repository].reached.wait()
+
+    def let_go(self, repository: str) -> None:
+        """From now on it passes through whole."""
+        self._gates[repository].open.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -100,6 +122,13 @@ class Front:
                 self._stalled.set()
                 await self._released.wait()
                 return
+            if first and f"/{HELD}" in blob:
+                writer.write(chunk[: len(chunk) // 2])
+                await writer.drain()
+                gate = self._gates[blob.split("/")[2]]
+                gate.reached.set()
+                await gate.open.wait()
+                chunk = chunk[len(chunk) // 2 :]
             writer.write(chunk)
             await writer.drain()
             first = False

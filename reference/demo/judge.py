@@ -46,6 +46,7 @@ async def judge(story: Story, bench: Bench) -> Judged:
     """Judge a story that has ended. The agent is stopped first, which must leave the client alone."""
     observer = bench.observer
     assert observer is not None, "a story commands an update first"
+    await bench.rest()
     agent = bench.device.agent
     if agent is not None:
         await agent.stop()
@@ -74,7 +75,7 @@ async def judge(story: Story, bench: Bench) -> Judged:
     problems = [f"{v.invariant}: {v.detail}" for v in violations]
     problems += _said(story, bench)
     problems += _seen(story, bench, last, len(survivors), samples)
-    problems += _in_order(bench, own, ended) if bench.job else _nothing_done(bench, history)
+    problems += _in_order(story, bench, own, ended) if bench.job else _nothing_done(bench, history)
     if story.outcome is Outcome.ROLLED_BACK and rollback_ms is None:
         problems.append("the old version was never seen to come back")
     evidence: dict[str, object] = {
@@ -135,7 +136,7 @@ def _seen(story: Story, bench: Bench, last: Answer, processes: int, samples: Sam
         problems.append(f"in the end {last.version} answers (healthy: {last.good}), expected {story.runs}")
     if processes != 1:
         problems.append(f"{processes} client processes live after the agent has ended, expected 1")
-    if seen.most_processes > 1:
+    if seen.most_processes > story.most_at_once:
         problems.append(f"{seen.most_processes} client processes lived at once")
     first = seen.answers[0] if seen.answers else None
     if story.begins is None:
@@ -156,7 +157,16 @@ def _seen(story: Story, bench: Bench, last: Answer, processes: int, samples: Sam
 _MUST_HOLD = {
     "same_process_after_replay": "a message that had to be ignored restarted the client",
     "client_untouched_by_damage": "the client was restarted when its agent found a damaged journal",
+    "client_untouched_by_restart": "the client was restarted when the engine restarted in the pull",
+    "kept_from_a_prune": "`docker image prune` took the image of an update under way",
+    "candidate_pruned": "`docker image prune --all` took nothing: the story did not happen",
+    "both_revived": "the engine did not start both: the story did not happen",
+    "foreign_container_untouched": "a container that is not ours was touched",
 }
+
+
+TAKES_DOWN = ("killed", "engine restarts with its containers")
+"""What is done from outside and ends the client."""
 
 
 def _nothing_done(bench: Bench, history: list[HistoryEntry]) -> list[str]:
@@ -166,16 +176,18 @@ def _nothing_done(bench: Bench, history: list[HistoryEntry]) -> list[str]:
     return [f"generation {sent} was begun: {begun[0].phase}"] if begun else []
 
 
-def _in_order(bench: Bench, own: list[HistoryEntry], ended: HistoryEntry | None) -> list[str]:
+def _in_order(story: Story, bench: Bench, own: list[HistoryEntry], ended: HistoryEntry | None) -> list[str]:
     """Journal first, then act, then tell: compared by wall time, which is one clock here."""
     problems = []
     down = bench.seen.first_failed_ms() if bench.begins is not None else None
-    killed = next((at for at, what in bench.marks if what == "killed"), None)
-    if down is not None and killed is not None and down > killed:
+    taken_down = next((at for at, what in bench.marks if what in TAKES_DOWN), None)
+    if down is not None and taken_down is not None and down > taken_down:
         down = None  # That was us.
     switching = next((e.at_ms for e in own if e.phase is Phase.SWITCHING), None)
     if down is not None and (switching is None or switching > down):
         problems.append("the client went down before `switching` was in the journal")
+    if story.goes_on_ms and (down is None or switching is None or down - switching < story.goes_on_ms):
+        problems.append(f"the old version was not left its {story.goes_on_ms} ms to stop")
     if ended is None or ended.at_ms > bench.ended_ms:
         problems.append("the API showed an end that the journal did not hold yet")
     if sum(e.phase is Phase.ACCEPTED for e in own) > 1:
@@ -218,10 +230,7 @@ def samples_of(path: Path) -> Samples:
 
 async def _world(bench: Bench, healthy: bool) -> World:
     """The engine as seen without its agent; health is the observer's."""
-    runtime = bench.stack.runtime(bench.device)
-    view = await runtime.observe()
-    boot_id = runtime.boot_id
-    await runtime.close()
+    boot_id, view = await bench.device.box.view()
     state = HealthState.HEALTHY if healthy else HealthState.UNHEALTHY
     containers = tuple(
         Container(

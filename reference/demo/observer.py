@@ -6,12 +6,12 @@ It knows nothing of the updater. Downtime is what it saw: from the first failed 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from reference.stack.box import Box
 
 PROBE_EVERY_S = 0.005
 PROBE_TIMEOUT_S = 0.25
@@ -70,10 +70,13 @@ class Seen:
 class Observer:
     """Watches one client from `start` to `stop`."""
 
-    def __init__(self, port: int, engine_dir: Path, kept_digest: str | None) -> None:
+    def __init__(self, port: int, box: Box, kept_digest: str | None) -> None:
+        """Raises ServiceError when it could not see whether the image that has to be kept is there."""
         self._port = port
-        self._marker = os.fsencode(str(engine_dir))
-        self._image = engine_dir / "images" / kept_digest.removeprefix("sha256:") if kept_digest else None
+        self._box = box
+        self._kept = kept_digest
+        if kept_digest is not None:
+            box.has_image(kept_digest)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"observer-{port}", daemon=True)
         self.seen = Seen()
@@ -94,9 +97,9 @@ class Observer:
             began = time.monotonic()
             self.seen.answers.append(ask(self._port))
             if began >= next_look:
-                alive = len(client_processes(self._marker))
+                alive = len(self._box.processes())
                 self.seen.most_processes = max(self.seen.most_processes, alive)
-                self.seen.image_missing += self._image is not None and not self._image.is_dir()
+                self.seen.image_missing += self._kept is not None and not self._box.has_image(self._kept)
                 self.seen.looks += 1
                 next_look = began + LOOK_EVERY_S
             self._stop.wait(max(0.0, PROBE_EVERY_S - (time.monotonic() - began)))
@@ -120,18 +123,3 @@ def ask(port: int) -> Answer:
     except (OSError, ValueError, AttributeError):
         good = False
     return Answer(sent, time.time() * 1000, good, version)
-
-
-def client_processes(marker: bytes) -> list[int]:
-    """Pids of living processes that run a program out of an unpacked image under the folder `marker`."""
-    found = []
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(word.startswith(marker) and b"/rootfs/" in word for word in words):
-            found.append(int(entry.name))
-    return found

@@ -45,12 +45,13 @@ def page(report: Row) -> str:
     counts = ", ".join(f"{report.get(key)} {word}" for key, word in _COUNTS if report.get(key) is not None)
     skipped = cast("Sequence[Row]", report.get("skipped") or [])
     left_out = "".join(
-        f"<p>skipped: {_text(s.get('name'))}, because {_text(s.get('reason'))}</p>" for s in skipped
+        f"<p>not played: {_text(s.get('name'))}, because {_text(s.get('reason'))}</p>" for s in skipped
     )
+    runtime = _RUNTIMES.get(str(report.get("runtime")), str(report.get("runtime") or ""))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Blackstart demo</title>\n'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>\n'
-        f"<h1>Blackstart demo</h1>\n<p>{escape(counts)} in {_text(report.get('seconds'))} s. Judged from outside: a "
+        f"<h1>Blackstart demo</h1>\n<p>{escape(runtime)} {escape(counts)} in {_text(report.get('seconds'))} s. Judged from outside: a "
         f"probe of the client every 5 ms, the samples on its volume, the journal, the API.</p>{left_out}\n"
         f"{_table(stories)}\n{_key()}\n"
         + "\n".join(_section(story) for story in stories)
@@ -58,6 +59,10 @@ def page(report: Row) -> str:
     )
 
 
+_RUNTIMES = {
+    "process": "Clients are processes of the embedded runtime.",
+    "docker": "Clients are containers of a Docker Engine.",
+}
 _COUNTS = (("passed", "pass"), ("failed", "fail"), ("unknown", "unknown"))
 
 

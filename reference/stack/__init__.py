@@ -20,11 +20,13 @@ import httpx
 from reference.broker.mosquitto_files import add_device as allow_device
 from reference.core.errors import BlackstartError, InputError, ServiceError
 from reference.core.model import Health
-from reference.edge.runtimes.process import ProcessRuntime
+from reference.oci.build import Healthcheck
 from reference.pki.authority import DevelopmentCA
 from reference.pki.signing import command_signing_key
 from reference.registry.users import RegistryUsers, make_user
 from reference.service.auth import Role, issue_token
+from reference.stack.box import BoxMaker, ProcessBox
+from reference.stack.device import Device
 from reference.stack.folder import (
     HOST,
     folder_errors,
@@ -40,7 +42,6 @@ from reference.support.files import write_durably
 from reference.support.processes import ManagedProcess, ProcessError, start_module
 
 TENANT = "acme"
-CLIENT_GRACE_MS = 1_000
 DEMO_HEALTH = Health(probe="/healthz", start_period_ms=1_000, window_ms=3_000, stable_for_ms=1_000)
 """Short, for a workload that starts in milliseconds and people who look on."""
 REGISTRY_USER = "device"
@@ -48,41 +49,6 @@ REGISTRY_USER = "device"
 
 LOCK_WAIT_S = 3.0
 """How long the parts of a stack that was killed may take to end, before the folder counts as in use."""
-
-
-@dataclass(slots=True)
-class Device:
-    """A simulated edge box: its folders, its client's port, and the agent when it runs."""
-
-    client_id: str
-    root: Path
-    client_port: int
-    agent: ManagedProcess | None = None
-
-    @property
-    def state_dir(self) -> Path:
-        """Survives a boot."""
-        return self.root / "state"
-
-    @property
-    def run_dir(self) -> Path:
-        """Is forgotten by a boot."""
-        return self.root / "run"
-
-    @property
-    def samples(self) -> Path:
-        """What the client has collected, on its volume."""
-        return self.root / "volume" / "samples.log"
-
-    @property
-    def config(self) -> Path:
-        """The agent's configuration file."""
-        return self.root / "edge.json"
-
-    @property
-    def log(self) -> Path:
-        """What the agent writes to standard error."""
-        return self.root / "agent.log"
 
 
 @dataclass(slots=True)
@@ -123,6 +89,10 @@ class Stack:
     """`amqtt` (embedded) or `mosquitto` (installed): what the broker's `--kind` takes."""
     database: str | None = None
     """URL of the service's database; SQLite in the folder without one."""
+    box: BoxMaker = ProcessBox
+    """What devices run their client on, where they are not given another box."""
+    images_on_base: bool = False
+    """Whether images have Python in them, as an engine needs it; the process runtime has its own."""
     digests: dict[str, str] = field(default_factory=dict)
     """Of the published versions."""
     devices: dict[str, Device] = field(default_factory=dict)
@@ -274,12 +244,15 @@ class Stack:
         client_id: str,
         limits: Mapping[str, int] | None = None,
         settings: Mapping[str, object] | None = None,
+        box: BoxMaker | None = None,
     ) -> Device:
         """Set a device up and register its client; its agent is not started yet.
 
-        `limits` and `settings` are the updater's bounds and the agent's configuration, where they differ.
+        `limits` and `settings` are the updater's bounds and the agent's configuration, where they differ; its `client`
+        and `engine` field by field.
         """
-        device = Device(client_id, self.data / "devices" / client_id, self._port_of(client_id))
+        root = self.data / "devices" / client_id
+        device = Device(self.tenant, client_id, root, self._port_of(client_id), box or self.box)
         with folder_errors(self.data):
             self._write_device(device, limits or {}, settings or {})
         self.devices[client_id] = device
@@ -302,7 +275,8 @@ class Stack:
             folder.mkdir(parents=True, exist_ok=True)
         client_config = device.root / "client.json"
         source = {"kind": "simulated", "seed": 1}
-        write_durably(client_config, json.dumps({"port": device.client_port, "source": source}).encode())
+        client = {"port": device.client_port, "host": device.box.listens, "source": source}
+        write_durably(client_config, json.dumps(client).encode())
         certificate = DevelopmentCA.open_or_create(self.data / "ca").issue_device(
             self.tenant, device.client_id
         )
@@ -317,7 +291,7 @@ class Stack:
             for r in self._registries.values()
         ]
         mounts = {"/data": str(device.samples.parent), "/etc/opc-client/config.json": str(client_config)}
-        config = {
+        config: dict[str, object] = {
             "tenant_id": self.tenant,
             "client_id": device.client_id,
             "state_dir": str(device.state_dir),
@@ -328,8 +302,8 @@ class Stack:
             "command_keys": [str(command_signing_key(self.data / "signing").public)],
             "limits": dict(limits),
             "seed": self.seed,
-            **settings,
         }
+        config = laid_over(laid_over(config, device.box.settings()), settings)
         write_durably(device.config, json.dumps(config, indent=1).encode())
 
     async def start_agent(self, device: Device, *arguments: str, pausing: bool = False) -> None:
@@ -340,17 +314,11 @@ class Stack:
         )
         await device.agent.ready()
 
-    def runtime(self, device: Device) -> ProcessRuntime:
-        """The device's engine, to look at from outside (while its agent does not run)."""
-        return ProcessRuntime(device.state_dir / "engine", device.run_dir)
-
     async def stop_device(self, device: Device) -> None:
         """End the agent, then the client."""
         if device.agent is not None and device.agent.alive:
             await device.agent.stop()
-        runtime = self.runtime(device)
-        await runtime.stop_all(CLIENT_GRACE_MS)
-        await runtime.close()
+        await device.box.clear()
 
     # ---- versions
 
@@ -363,18 +331,24 @@ class Stack:
         *,
         repository: str = "opc-client",
         architecture: str | None = None,
-        snapshot: bool = False,
+        policy: Mapping[str, object] | None = None,
+        labels: Mapping[str, str] | None = None,
+        healthcheck: Healthcheck | None = None,
     ) -> str:
-        """Build, push and register a version of the client; answers its digest. Raises BlackstartError."""
+        """Build, push and register a version of the client; answers its digest. Raises BlackstartError.
+
+        `policy`: of its updates, as the API takes it. `labels` and `healthcheck`: of the image.
+        """
         work = self.data / "images" / version
         handle = self._registries[registry]
         target = f"{handle.push_host or handle.host}/{repository}:{version}"
         with folder_errors(self.data):
             building = asyncio.to_thread(
-                build_and_push, work, version, defect, architecture, target, handle.push_password
-            )
+                build_and_push, work, version, defect, architecture, target, handle.push_password,
+                on_base=self.images_on_base, healthcheck=healthcheck, labels=labels,
+            )  # fmt: skip
             digest = await to_its_end(building)
-        await self.register(version, f"{handle.host}/{repository}", digest, health, snapshot=snapshot)
+        await self.register(version, f"{handle.host}/{repository}", digest, health, policy=policy)
         return digest
 
     async def register(
@@ -384,7 +358,7 @@ class Stack:
         digest: str,
         health: Health = DEMO_HEALTH,
         *,
-        snapshot: bool = False,
+        policy: Mapping[str, object] | None = None,
     ) -> None:
         """Make a version known to the service, whether a registry has it or not. Raises BlackstartError."""
         self.digests[version] = digest
@@ -399,8 +373,8 @@ class Stack:
                 "stableForMs": health.stable_for_ms,
             },
         }
-        if snapshot:
-            body["policy"] = {"snapshot": True}
+        if policy:
+            body["policy"] = dict(policy)
         async with self.api() as api:
             answer = await api.post("/api/v1/versions", json=body)
         if answer.status_code == httpx.codes.CONFLICT:
@@ -460,6 +434,16 @@ class Stack:
             kept_port(read_object(self.data / "devices" / client_id / "client.json").get("port"))
             or free_port()
         )
+
+
+def laid_over(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """`below` with the fields of `above` in it; where both are objects, those are joined alike."""
+    found = dict(below)
+    for name, value in above.items():
+        under = found.get(name)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        found[name] = laid_over(under, value) if both else value  # type: ignore[arg-type]
+    return found
 
 
 def _port(said: Mapping[str, object]) -> int:

@@ -29,11 +29,17 @@ def folder_errors(data: Path) -> Iterator[None]:
         ) from None
 
 
+_PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives to whoever connects: one of these stays free while nobody listens on it."""
+
+
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody uses now, and that no connection is given by chance. Raises InputError."""
+    for _ in range(100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, secrets.choice(_PORTS)))
+            return int(probe.getsockname()[1])
+    raise InputError("no port is free", where=HOST, todo="See what listens on them all: ss -ltn.")
 
 
 def read_object(path: Path) -> dict[str, object]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 
 from reference.client.images import write_client_folder
-from reference.oci.build import build_image
+from reference.oci.base import python_base
+from reference.oci.build import Healthcheck, build_image
 from reference.oci.push import push_image
 from reference.oci.references import parse_reference
 
@@ -29,12 +30,27 @@ async def to_its_end(work: Coroutine[None, None, str]) -> str:
 
 
 def build_and_push(
-    work: Path, version: str, defect: str | None, architecture: str | None, target: str, password: str
+    work: Path,
+    version: str,
+    defect: str | None,
+    architecture: str | None,
+    target: str,
+    password: str,
+    *,
+    on_base: bool = False,
+    healthcheck: Healthcheck | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> str:
-    """Make the image in `work`, push it to `target` (`host/name:tag`); answers its digest. Raises BlackstartError."""
+    """Make the image in `work`, push it to `target` (`host/name:tag`); answers its digest. Raises BlackstartError.
+
+    `on_base`: with Python in it, as a real engine needs it.
+    """
     folder, layout = work / "folder", work / "layout"
     # Of an earlier start: made anew, so it is this version's for sure.
     shutil.rmtree(folder, ignore_errors=True)
     write_client_folder(folder, version, defect)
-    build_image(folder, layout, version=version, architecture=architecture)
+    build_image(
+        folder, layout, version=version, architecture=architecture, labels=labels, healthcheck=healthcheck,
+        base=python_base() if on_base else None,
+    )  # fmt: skip
     return push_image(layout, parse_reference(target), credentials=(PUBLISHER, password), plain_http=True)

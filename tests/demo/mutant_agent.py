@@ -6,13 +6,12 @@ python -m tests.demo.mutant_agent --config FILE [--pause-at PHASE --paused FILE]
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from reference.core import delivery
+from reference.core import delivery, handover
 from reference.core.delivery import Memory, Verdict
 from reference.core.job import JobStatus
 from reference.core.limits import Limits
@@ -48,14 +47,17 @@ def switch_not_journaled() -> None:
 
 
 def old_image_deleted_early() -> None:
-    """The image of current goes as soon as the switch begins."""
+    """The container and the image of current go as soon as the trial begins."""
     take = Agent.take_record
 
     async def eager(self: Agent, record: UpdateRecord) -> None:
         await take(self, record)
-        if record.phase is Phase.SWITCHING and record.current is not None:
-            digest = record.current.image.digest.removeprefix("sha256:")
-            shutil.rmtree(self._settings.state_dir / "engine" / "images" / digest)
+        if record.phase is Phase.VERIFYING and record.current is not None:
+            current = record.current
+            for found in (await self._runtime.observe()).containers:
+                if found.generation == current.generation:
+                    await self._runtime.remove(found.id)
+            await self._runtime.remove_image(current.image.digest)
 
     Agent.take_record = eager  # type: ignore[method-assign]
 
@@ -87,12 +89,28 @@ def success_reported_early() -> None:
     edge_agent.advance = hasty  # type: ignore[attr-defined]
 
 
+def standby_not_waited_for() -> None:
+    """The old version is stopped first, whatever the policy says."""
+    handover.overlapping = lambda record: False
+
+
+def end_with_the_engine_blamed() -> None:
+    """A container that has ended has done so by itself, whoever took it along."""
+    from reference.edge.runtimes.docker.witness import (
+        Witness,
+    )  # the agents of the process runtime have no SDK
+
+    Witness.told = lambda *_: True  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     "never-healthy": health_window_skipped,
     "killed-in-verifying": switch_not_journaled,
     "crash-on-start": old_image_deleted_early,
     "command-twice": dedupe_off,
     "update-succeeds": success_reported_early,
+    "handover-overlap": standby_not_waited_for,
+    "engine-restarts-with-its-containers": end_with_the_engine_blamed,
 }
 """The story that has to notice, and what is wrong with its agent."""
 

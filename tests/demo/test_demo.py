@@ -23,6 +23,7 @@ EXPECTED = {
     "crash-on-start": "the image of 1.0.0 was missing at",
     "command-twice": "the job was begun more than once",
     "update-succeeds": "the API showed an end that the journal did not hold yet",
+    "handover-overlap": "though nothing should have touched it",
 }
 
 
@@ -58,7 +59,7 @@ def test_json_is_all_of_standard_output_and_the_report_says_the_same(tmp_path: P
     done = subprocess.run([*command, "--report", str(report)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
-    assert set(found) == {"stories", "passed", "failed", "unknown", "skipped", "seconds"}
+    assert set(found) == {"runtime", "stories", "passed", "failed", "unknown", "skipped", "seconds"}
     assert found == json.loads(report.read_text())
     [story] = found["stories"]
     assert set(story) == {"name", "outcome", "reason", "downtime_ms", "rollback_ms", "verdict", "evidence"}

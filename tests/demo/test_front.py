@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from reference.demo.front import CORRUPTED, DENIED, STALLED, Front
+from reference.demo.front import CORRUPTED, DENIED, HELD, STALLED, Front
 
 BODY = bytes(range(256)) * 2000
 
@@ -60,3 +60,13 @@ async def test_stalled_begins_and_never_ends(front: Front) -> None:
     with pytest.raises(httpx.ReadTimeout):
         await _get(front, f"/v2/{STALLED}/blobs/sha256:1")
     await front.stalled_once()
+
+
+async def test_held_stands_still_until_it_is_let_go_and_then_comes_whole(front: Front) -> None:
+    repository = f"{HELD}one"
+    getting = asyncio.create_task(_get(front, f"/v2/{repository}/blobs/sha256:1"))
+    await front.held_once(repository)
+    assert not getting.done()
+    front.let_go(repository)
+    assert (await getting).content == BODY
+    assert (await _get(front, f"/v2/{repository}/blobs/sha256:2")).content == BODY, "it is not held again"

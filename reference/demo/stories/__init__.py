@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from reference.demo.stories import device, kills, messages, parts, pulls, trials
+from reference.demo.stories import device, engine, handover, kills, messages, parts, pulls, trials
 from reference.demo.story import Story
 
 STORIES: tuple[Story, ...] = (
     *trials.STORIES,
+    *handover.STORIES,
     *pulls.STORIES,
     *messages.STORIES,
     *device.STORIES,
     *parts.STORIES,
     *kills.STORIES,
+    *engine.STORIES,
 )
 """Names are unique; a test holds them and the documented list together."""

@@ -1,4 +1,4 @@
-"""Agent and client are killed as each phase becomes durable, then the device boots. A kill is not a power cut."""
+"""Agent, engine and client are killed as each phase becomes durable, then the device boots. A kill is not a power cut."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from reference.core.errors import Reason
 from reference.core.model import Outcome, Phase
 from reference.demo.bench import OLD, Bench
 from reference.demo.story import Published, Story
+
+ON_BRIDGE = (Phase.SWITCHING, Phase.ROLLING_BACK)
+"""Where an engine may hold on to a port that was published."""
 
 
 async def _killed(bench: Bench, phase: Phase) -> None:
@@ -21,11 +24,15 @@ def _killed_in(phase: Phase, when: str) -> Story:
     async def act(bench: Bench) -> None:
         await _killed(bench, phase)
 
+    network = "bridge" if phase in ON_BRIDGE else "host"
     name, about = f"killed-in-{phase.value}", f"agent and client killed {when}, then a boot"
     if phase is Phase.ROLLING_BACK:
         crash = Published("2.0.1-crash", "crash-on-start")
-        return Story(name, about, act, Outcome.ROLLED_BACK, Reason.CANDIDATE_EXITED, crash, OLD)
-    return Story(name, about, act)
+        return Story(
+            name, about, act, Outcome.ROLLED_BACK, Reason.CANDIDATE_EXITED, crash, OLD, hurts_engine=True,
+            network=network,
+        )  # fmt: skip
+    return Story(name, about, act, hurts_engine=True, network=network)
 
 
 STORIES: tuple[Story, ...] = (

@@ -95,7 +95,9 @@ def _ignored(name: str, about: str, act: Act, reason: Reason) -> Story:
 
 STORIES: tuple[Story, ...] = (
     Story("command-twice", "the command arrives five times", _command_twice, alone=True),
-    Story("offline-then-back", "the device is off while it is commanded", _offline_then_back),
+    Story(
+        "offline-then-back", "the device is off while it is commanded", _offline_then_back, network="bridge"
+    ),
     Story("older-generation", "an older command arrives after a newer one", _older_generation, alone=True),
     _ignored("forged-command", "a command signed by a stranger", _forged, Reason.BAD_SIGNATURE),
     _ignored("command-for-another-device", "another device's command", _for_another, Reason.WRONG_DEVICE),

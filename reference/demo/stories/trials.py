@@ -47,10 +47,10 @@ STORIES: tuple[Story, ...] = (
     ),
     Story(
         "dies-in-window", "the new version is well, and dies before its trial is over", plain, Outcome.ROLLED_BACK,
-        Reason.CANDIDATE_EXITED, Published("2.0.4-dies", "dies-in-window"), OLD,
+        Reason.CANDIDATE_EXITED, Published("2.0.4-dies", "dies-in-window"), OLD, network="bridge",
     ),
     Story(
-        "first-install", "nothing was ever installed here", plain, begins=None,
+        "first-install", "nothing was ever installed here", plain, before=None,
     ),
     Story(
         "already-running", "the version that is asked for runs already", plain, reason=Reason.ALREADY_RUNNING,
