@@ -8,8 +8,9 @@ LOCKED := $(VENV)/.locked
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: help setup demo test lint format verify crash conformance bench bench-api lock clean
+.PHONY: help setup demo test lint format verify crash conformance bench bench-api bench-downtime lock clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +77,9 @@ bench: setup ## measure, against a floor measured in the same run
 
 bench-api: setup ## measure the API, the way to the devices and the registry, against floors in the same run
 	@$(BIN)/python -m tools.bench_api
+
+bench-downtime: setup ## measure for how long an update keeps the client down (BENCH_ARGS="--quick"; Docker: root, docker.io)
+	@$(BIN)/python -m tools.bench_downtime $(BENCH_ARGS)
 
 lock: ## pin the dependencies again, with hashes and without addresses
 	@bash tools/lock

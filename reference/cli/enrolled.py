@@ -13,6 +13,8 @@ from pathlib import Path
 
 from reference.core.errors import BlackstartError, InputError
 from reference.edge.inspect import holder_of, journal_path
+from reference.edge.main import open_runtime
+from reference.edge.runtimes.base import Runtime
 from reference.edge.runtimes.process import ProcessRuntime
 from reference.edge.settings import EdgeSettings, load_settings
 from reference.stack import REGISTRY_USER, Stack, folder_errors, free_port
@@ -76,9 +78,17 @@ async def _end(settings: EdgeSettings) -> None:
                 os.kill(agent, signal.SIGTERM)
             while holder_of(journal_path(settings)) is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-    runtime = ProcessRuntime(settings.state_dir / "engine", settings.run_dir)
+    runtime = open_runtime(settings)
     try:
         with contextlib.suppress(BlackstartError):
-            await runtime.stop_all(GRACE_MS)
+            await _stop_clients(runtime)
     finally:
         await runtime.close()
+
+
+async def _stop_clients(runtime: Runtime) -> None:
+    if isinstance(runtime, ProcessRuntime):  # It can also end those whose description is lost.
+        await runtime.stop_all(GRACE_MS)
+        return
+    for container in (await runtime.observe()).containers:
+        await runtime.stop(container.id, GRACE_MS)

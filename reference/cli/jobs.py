@@ -10,6 +10,7 @@ import typer
 from reference.cli.api import DEFAULT_DATA, Api
 from reference.cli.options import AsJson, ClientArgument, Data, Limit, Token, Url, segment
 from reference.cli.output import FAILED, UNKNOWN, show_json, show_list, show_table, spoken
+from reference.core.model import Handover
 
 WAIT_S = 0.3
 WAIT_LIMIT_S = 3600.0
@@ -46,6 +47,13 @@ def update(
     ],
     wait: Wait = False,
     supersede: Supersede = False,
+    handover: Annotated[
+        Handover | None,
+        typer.Option(
+            "--handover",
+            help="overlap: start the new version beside the old one, where both allow it; else as the version says.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     url: Url = None,
     token: Token = None,
@@ -54,7 +62,8 @@ def update(
     """Update a client to a version. It rolls back by itself when anything fails."""
     with spoken():
         api = Api(url, token, data)
-        body = {"targetVersion": to}
+        policy = {"policy": {"handover": handover.value}} if handover is not None else {}
+        body = {"targetVersion": to, **policy}
         _started(api, api.order(f"/api/v1/clients/{segment(client)}/update", body, supersede), wait, as_json)
 
 

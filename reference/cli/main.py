@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reference.cli import clients, crash, jobs, parts
+from reference.cli import clients, crash, engine, jobs, parts
 from reference.cli.api import DEFAULT_DATA, Api
 from reference.cli.options import AsJson, Data, Limit, Token, Url, nothing_before, segment
 from reference.cli.output import BAD_INPUT, show_json, show_list, spoken
@@ -32,6 +32,7 @@ app.add_typer(clients.app, name="clients")
 app.add_typer(versions_app, name="versions")
 app.add_typer(image_app, name="image")
 app.add_typer(crash.app, name="crash")
+app.add_typer(engine.app, name="engine")
 
 
 def _version(wanted: bool) -> None:
@@ -191,13 +192,22 @@ def image_build(
     folder: Annotated[Path, typer.Argument(help="The application: it lands under /app.")],
     out: Annotated[Path, typer.Argument(help="Where the OCI layout is written.")],
     version: Annotated[str, typer.Option(help="The version that it is.")],
+    python: Annotated[
+        bool,
+        typer.Option("--python", help="Put this machine's Python below, so that a Docker engine runs it."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make an OCI image of a folder; the same folder gives the same bits."""
+    """Make an OCI image of a folder; the same folder gives the same bits.
+
+    It is started with `python3 /app/main.py`, unless blackstart-image.json in the folder says something else: entrypoint,
+    cmd, env, labels, workingDir, architecture, and healthcheck {test, intervalMs, timeoutMs, startPeriodMs, retries}.
+    """
     with spoken():
+        from reference.oci.base import python_base
         from reference.oci.build import build_image
 
-        built = build_image(folder, out, version=version)
+        built = build_image(folder, out, version=version, base=python_base() if python else None)
         found = {"digest": built.manifest_digest, "layout": str(out), "version": version}
         show_json(found) if as_json else print(built.manifest_digest)
 
@@ -240,13 +250,26 @@ def demo(
     report: Annotated[Path, typer.Option(help="Where the report is written.")] = Path("report.json"),
     keep: Annotated[Path | None, typer.Option(help="Keep logs, journals and volumes in this folder.")] = None,
     broker: Annotated[str, typer.Option(help="amqtt (embedded) or mosquitto (installed).")] = "amqtt",
+    runtime: Annotated[
+        str, typer.Option(help="What runs the clients: process (embedded) or docker (installed; needs root).")
+    ] = "process",
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="An engine that runs already, unix:///PATH. Without it the demo starts some of its own."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Play every story on real parts and judge it from outside."""
+    """Play every story on real parts and judge it from outside.
+
+    `--runtime docker` plays them on Docker engines that the demo starts, hurts and takes down again, beside whatever
+    runs here; each has its own data, socket and bridge. With --engine it uses yours, and leaves out what would stop it.
+    """
     with spoken():
         from reference.cli.demo import run
 
-        code = run(only or [], seed, report, keep, as_json, broker)
+        code = run(only or [], seed, report, keep, as_json, broker, runtime, engine)
     raise typer.Exit(code)
 
 

@@ -124,6 +124,14 @@ def journal(context: typer.Context) -> None:
 
 
 @edge_app.command(context_settings=_PASS_ON)
+def adopt(context: typer.Context) -> None:
+    """Make a container that was made by hand the client that is updated here (runtime `docker`)."""
+    from reference.edge.adopt import main
+
+    raise typer.Exit(main(context.args))
+
+
+@edge_app.command(context_settings=_PASS_ON)
 def hold(context: typer.Context) -> None:
     """Forbid every change on this device until `release`."""
     from reference.edge.hold import main

@@ -27,7 +27,10 @@ def started(pid: int) -> int | None:
     """When a process began, in clock ticks since the boot; None when there is none, or only what is left of it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):  # Any other trouble does not mean that its engine is nobody's.
+    except (
+        FileNotFoundError,
+        ProcessLookupError,
+    ):  # Any other trouble does not mean that its engine is nobody's.
         return None
     return None if fields[0] in "ZX" else int(fields[19])
 

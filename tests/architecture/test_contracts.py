@@ -17,8 +17,8 @@ import pytest
 from tests.architecture.source import ROOT
 
 PACKAGES = (
-    "core", "protocol", "oci", "pki", "support", "world", "edge", "service", "broker", "registry", "client", "power",
-    "demo", "cli",
+    "core", "protocol", "oci", "pki", "support", "world", "edge", "service", "broker", "registry", "client", "engine",
+    "power", "demo", "cli",
 )  # fmt: skip
 MODULES = {"core": ("errors", "model")}
 
@@ -32,7 +32,8 @@ ALLOWED = {
     "broker": ("core.errors", "protocol", "pki", "support"),
     "registry": ("core.errors", "oci", "support"),
     "client": ("core.errors", "support"),
-    "stack": ("core.model", "edge", "service", "broker", "registry", "client"),
+    "engine": ("core.errors", "support"),
+    "stack": ("core.model", "edge", "service", "broker", "registry", "client", "engine"),
     "demo": ("stack", "edge", "core.model"),
     "world": ("core.model",),
     "power": (
@@ -45,6 +46,7 @@ ALLOWED = {
         "edge",
         "client",
         "registry",
+        "engine",
     ),
     "cli": ("demo", "stack", "service", "power", "world"),
 }
@@ -54,11 +56,12 @@ FORBIDDEN = {
     "oci": ("core.model", "protocol", "pki", "support"),
     "pki": ("core.model", "protocol", "oci", "support"),
     "support": ("core.model", "protocol", "oci", "pki"),
-    "edge": ("service", "broker", "registry", "client", "world", "stack", "cli"),
+    "edge": ("service", "broker", "registry", "client", "engine", "world", "stack", "cli"),
     "service": ("edge", "broker", "registry", "client", "world", "stack", "cli"),
     "broker": ("core.model", "oci", "edge", "service"),
     "registry": ("core.model", "protocol", "pki", "edge"),
     "client": ("core.model", "protocol", "oci", "pki", "edge"),
+    "engine": ("core.model", "protocol", "oci", "pki", "edge"),
     "stack": ("power", "world", "demo", "cli"),
     "world": ("protocol", "oci", "support", "edge", "service", "power"),
     "power": ("service", "broker", "stack", "demo", "cli"),

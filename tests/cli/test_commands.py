@@ -115,6 +115,7 @@ def test_help_names_every_command_and_loads_nothing_heavy(tmp_path: Path) -> Non
         (["clients"], "no service to talk to"),
         (["versions"], "no service to talk to"),
         (["update", "edge-1", "--to", "2.0.0"], "no service to talk to"),
+        (["update", "edge-1", "--to", "2.0.0", "--handover", "overlap"], "no service to talk to"),
         (["job", "x", "--url", "http://127.0.0.1:9"], "no service to talk to"),
         (["clients", "--url", "localhost", "--token", "t"], "not an address"),
         (["clients", "--url", "ftp://localhost", "--token", "t"], "not an address"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -182,7 +183,9 @@ def _host(container: Document) -> Document:
     }
     if host.get("Links"):
         host["Links"] = [_link(link) for link in host["Links"]]
-    host["Mounts"] = [*(host.get("Mounts") or []), *_nameless(container)]
+    if host.get("Binds"):  # A path alone is a volume without a name.
+        host["Binds"] = [bind for bind in host["Binds"] if ":" in bind]
+    host["Mounts"] = _volumes(container, host)
     connected = [
         n for n in container.get("NetworkSettings", {}).get("Networks") or {} if n not in _NO_ENDPOINT
     ]
@@ -203,17 +206,33 @@ def _link(shown: str) -> str:
     return f"{other.lstrip('/')}:{alias.rpartition('/')[2]}"
 
 
-def _nameless(container: Document) -> list[Document]:
-    """Volumes that nobody named, as mounts by the name that the engine gave them: they hold data like others."""
-    host = container["HostConfig"]
-    said = {str(mount.get("Target")) for mount in host.get("Mounts") or []}
-    said |= {bind.split(":")[1] for bind in host.get("Binds") or [] if bind.count(":") >= 1}
-    return [
+def _volumes(container: Document, host: Document) -> list[Document]:
+    """What is mounted as it was asked for, and every volume that nobody named by the name that the engine gave it.
+
+    They hold data like others, however they came: by `VOLUME` of the image, `-v /path`, or `--mount` without a source.
+    Where a path is both asked for and made up, the engine refuses it, so it compares as the engine does.
+    """
+    there = {_clean(m["Destination"]): m for m in container.get("Mounts") or [] if m.get("Type") == "volume"}
+    asked = [_with_source(mount, there) for mount in host.get("Mounts") or []]
+    said = {_clean(str(mount.get("Target"))) for mount in asked}
+    said |= {_clean(bind.split(":")[1]) for bind in host.get("Binds") or []}
+    return asked + [
         {"Type": "volume", "Source": m["Name"], "Target": m["Destination"], "ReadOnly": not m.get("RW", True)}
-        for m in container.get("Mounts") or []
-        if m.get("Type") == "volume" and m.get("Name") and m["Destination"] not in said
-        and not host.get("VolumesFrom")
-    ]  # fmt: skip
+        for path, m in there.items()
+        if m.get("Name") and path not in said
+    ]
+
+
+def _with_source(mount: Document, there: Document) -> Document:
+    made = there.get(_clean(str(mount.get("Target"))))
+    if mount.get("Type") != "volume" or mount.get("Source") or made is None or not made.get("Name"):
+        return mount
+    return {**mount, "Source": made["Name"]}
+
+
+def _clean(path: str) -> str:
+    """As the engine compares paths: `/data/` is `/data`."""
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def _networks(container: Document, host: Document) -> Document:
