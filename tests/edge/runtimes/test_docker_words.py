@@ -100,6 +100,8 @@ def test_a_failed_pull_says_what_to_do(text: str, word: str) -> None:
         ("No such container: abc", Reason.ENGINE_ERROR),
         ("mkdir /var/lib/docker/x: no space left on device", Reason.DISK_FULL),
         ("failed to create shim task: something new", Reason.START_REFUSED),
+        ("failed to update store for object type *libnetwork.endpoint: Key not found in store", Reason.ENGINE_ERROR),
+        ("rpc error: code = Unavailable desc = transport is closing", Reason.ENGINE_ERROR),
     ],
 )  # fmt: skip
 def test_a_refused_start_has_the_reason_that_its_words_say(text: str, reason: Reason) -> None:

@@ -94,6 +94,12 @@ START: tuple[tuple[str, Reason], ...] = (
     ("removal of container", Reason.ENGINE_ERROR),
     ("is marked for removal", Reason.ENGINE_ERROR),
     ("no such container", Reason.ENGINE_ERROR),
+    # An engine on its way down, or not up again yet.
+    ("failed to update store for object type", Reason.ENGINE_ERROR),
+    ("transport is closing", Reason.ENGINE_ERROR),
+    ("client connection is closing", Reason.ENGINE_ERROR),
+    ("error while dialing", Reason.ENGINE_ERROR),
+    ("context canceled", Reason.ENGINE_ERROR),
 )
 """In a refused start. What is not here is START_REFUSED: the engine is restarted once before anybody is blamed."""
 
