@@ -196,9 +196,13 @@ class PrivateEngine(Engine):
         check_version(self.socket)
 
     def restart(self) -> None:
-        """Let dockerd end and start it again. Raises EngineError."""
-        self.halt()
-        self.resume()
+        """Let dockerd end and start it again; one after the other, when several ask for it. Raises EngineError."""
+        if not self.places.run.is_dir():
+            self.resume()  # Says that there is none.
+            return
+        with _locked(self.places.run / "restart.lock"):
+            self.halt()
+            self.resume()
 
     def answers(self) -> bool:
         """Whether the API answers."""
@@ -343,16 +347,27 @@ def _alone() -> Iterator[None]:
     """Only one at a time looks for leftovers and claims addresses. Raises EngineError."""
     try:
         RUN.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(RUN / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise EngineError(
-            f"cannot be written: {error.strerror}", where=str(RUN), todo="Run this as root."
-        ) from error
+        raise _unwritable(RUN, error) from error
+    with _locked(RUN / "lock"):
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
+
+
+def _unwritable(where: Path, error: OSError) -> EngineError:
+    return EngineError(f"cannot be written: {error.strerror}", where=str(where), todo="Run this as root.")
 
 
 def sweep() -> list[Path]:

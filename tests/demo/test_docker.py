@@ -50,5 +50,7 @@ async def test_a_broken_agent_is_noticed(tmp_path: Path) -> None:
     module = "tests.demo.mutant_agent"
     report = await played(tuple(BROKEN), tmp_path, Agents(module, module))
     for story in report.stories:
-        assert story.verdict is Verdict.FAIL, f"{story.name} did not notice {MUTANTS[story.name].__name__}"
+        assert story.verdict is Verdict.FAIL, (
+            f"{MUTANTS[story.name].__name__} was not noticed: {problems(story)}"
+        )
         assert BROKEN[story.name] in problems(story)

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,27 @@ def test_it_runs_containers_and_leaves_nothing(tmp_path: Path) -> None:
     assert (engine.data_root / "image").exists(), "images stay"
     engine.wipe()
     assert not engine.data_root.exists()
+
+
+def test_two_who_restart_it_at_once_do_so_one_after_the_other(
+    own_engine: PrivateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = PrivateEngine._spawn
+    beside: list[int] = []
+
+    def watched(engine: PrivateEngine) -> int:
+        pid = spawn(engine)
+        daemons = [
+            p for p in leftovers.processes_of(engine.places) if leftovers.is_called(p, "dockerd", "sh")
+        ]
+        beside.extend(p for p in daemons if p != pid)
+        return pid
+
+    monkeypatch.setattr(PrivateEngine, "_spawn", watched)
+    with ThreadPoolExecutor(4) as pool:
+        for ended in [pool.submit(own_engine.restart) for _ in range(4)]:
+            ended.result()
+    assert own_engine.answers() and beside == [], "two daemons on one folder"
 
 
 @pytest.mark.parametrize("how", ["restart", "kill", "command"])

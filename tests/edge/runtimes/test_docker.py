@@ -21,6 +21,7 @@ from reference.edge.runtimes.docker.engine import Engine
 from reference.edge.runtimes.docker.images import keep_repository
 from reference.edge.runtimes.docker.pull import Puller
 from reference.edge.runtimes.docker.words import pull_error
+from reference.edge.runtimes.procfs import life_of
 from reference.edge.settings import ClientSettings, EngineSettings
 from tests.edge.runtimes.contract import (
     QUITS,
@@ -175,8 +176,12 @@ async def test_an_end_that_the_engine_has_not_noticed_is_an_end(bench: DockerBen
     dockerd = bench.engine.pid
     assert dockerd is not None
     os.kill(dockerd, signal.SIGSTOP)  # It cannot notice anything now, and answers nobody.
+    pid = int(facts.life.partition(":")[0])
     try:
         bench.kill(facts)
+        await until(
+            lambda: (life := life_of(pid)) is None or not life.alive
+        )  # A signal takes its time to arrive.
     finally:
         os.kill(dockerd, signal.SIGCONT)
     assert (await one(bench.runtime)).state is ContainerState.EXITED

@@ -10,6 +10,7 @@ from docker import APIClient
 
 from reference.edge.runtimes.docker.containers import Containers
 from reference.edge.runtimes.docker.ending import leaves_something
+from reference.edge.runtimes.docker.engine import Document
 from reference.edge.runtimes.docker.images import Images
 from reference.edge.runtimes.docker.memory import Memory
 from reference.edge.settings import ClientSettings
@@ -44,9 +45,16 @@ class Asked:
     def containers(self, **_: object) -> list[dict[str, str]]:
         return [{"Id": name, "State": state} for name, state in self._states.items()]
 
-    def inspect_container(self, name: str) -> dict[str, str]:
+    def inspect_container(self, name: str) -> Document:
         self.inspected.append(name)
-        return {"Id": name, "from": "the engine"}
+        return mine(name, "the engine")
+
+    def inspect_image(self, _: str) -> Document:
+        return {}
+
+
+def mine(name: str, whence: str) -> Document:
+    return {"Id": name, "from": whence, "Image": "i", "Config": {"Labels": {"blackstart.client": "t.c"}}}
 
 
 @pytest.mark.parametrize(("state", "asked"), [("running", ["b"]), ("exited", ["a", "b"])])
@@ -56,7 +64,7 @@ def test_the_engine_is_not_asked_for_what_it_is_clearing_up(
     """It would answer when it has cleared up, which is what nobody has time for. Once it lists the end, it is asked."""
     api = Asked({"a": state, "b": "running"})
     containers = Containers("t.c", ClientSettings(port=1), Images("t.c"), Memory(tmp_path))
-    found = containers.all(cast(APIClient, api), {"a": {"Id": "a", "from": "memory"}, "gone": {"Id": "gone"}})
+    found = containers.all(cast(APIClient, api), {"a": mine("a", "memory"), "gone": mine("gone", "memory")})
     assert api.inspected == asked
     assert [one["Id"] for one in found] == ["a", "b"]
     assert found[0]["from"] == ("memory" if state == "running" else "the engine")

@@ -193,3 +193,13 @@ def test_what_was_adopted_is_remembered_until_it_is_gone(tmp_path: Path) -> None
 def test_every_client_has_a_name_that_an_engine_takes(client: str, good: bool) -> None:
     assert (keep_repository(client) == f"blackstart/{client}") is good
     assert len(keep_repository(client)) < 128
+
+
+def test_a_damaged_file_does_not_make_an_adopted_container_nobodys(tmp_path: Path) -> None:
+    mine = Adopted(ID, "by-hand", IMAGE)
+    Memory(tmp_path).adopt(mine)
+    (tmp_path / "docker" / "adopted.json").write_bytes(b"{}")
+    memory = Memory(tmp_path)
+    assert memory.adopted() == mine
+    memory.let_go(ID)
+    assert memory.adopted() is None and Memory(tmp_path).adopted() is None

@@ -134,5 +134,8 @@ def adopt(api: docker.APIClient, containers: Containers, images: Images, adoptio
     if found is None:
         raise EngineError(f"container {adoption.name!r} is gone")
     images.keep(api, adoption.image.digest, str(found["Image"]))
+    containers.memory.note_name(
+        f"{adoption.image.repository}@{adoption.image.digest}"
+    )  # The updater's from now on.
     containers.memory.keep_template(adoption.container_id, adoption.carried)
     containers.memory.adopt(Adopted(adoption.container_id, adoption.name, adoption.image))

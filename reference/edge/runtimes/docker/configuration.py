@@ -40,7 +40,8 @@ _MERGED = (
     "Healthcheck",
 )
 _MERGED_TOO = (*_MERGED, "StopSignal", "Shell")
-_MAPS = ("Labels", "ExposedPorts", "Volumes")
+_MAPS = ("Labels", "ExposedPorts", "Volumes", "Healthcheck")
+"""What the engine merges entry by entry."""
 _NO_ENDPOINT = ("host", "none")
 _PREDEFINED = ("bridge", *_NO_ENDPOINT)
 _UNORDERED = ("Env", "Binds", "Mounts", "Aliases", "CapAdd", "CapDrop", "SecurityOpt")
@@ -62,7 +63,7 @@ class Carried:
         for key in _MERGED_TOO[1:]:
             if key in self.config:
                 names += [f"{key}.{name}" for name in self.config[key]] if key in _MAPS else [key]
-        return names
+        return names + (["Hostname"] if "Hostname" in self.config else [])
 
     @property
     def digest(self) -> str:
@@ -114,18 +115,25 @@ def carry_over(container: Document, image: Document, host_name: str = "") -> Car
 
 
 def _asked_for_hostname(container: Document, host_name: str) -> bool:
-    name, mode = container["Config"].get("Hostname"), str(container["HostConfig"].get("NetworkMode"))
-    if mode.startswith("container:"):
-        return False
+    name, host = container["Config"].get("Hostname"), container["HostConfig"]
+    labels, mode = container["Config"].get("Labels") or {}, str(host.get("NetworkMode"))
+    if mode.startswith("container:") or host.get("UTSMode") == "host":
+        return False  # The engine refuses one that is asked for.
+    if ASKED in labels:  # The device may have been renamed since.
+        return "Hostname" in _names(labels[ASKED])
     return name != container["Id"][:_SHORT] and not (mode == "host" and name == host_name)
+
+
+def _names(label: str) -> set[str]:
+    try:
+        return {str(name) for name in json.loads(label)}
+    except (ValueError, TypeError):
+        return set()
 
 
 def _told(config: Document, label: str) -> Document:
     """What our own label says was asked for: exact, where a comparison with the image is a guess."""
-    try:
-        names = {str(name) for name in json.loads(label)}
-    except (ValueError, TypeError):
-        names = set()
+    names = _names(label)
     found: Document = {}
     env = [e for e in config.get("Env") or [] if f"Env.{e.partition('=')[0]}" in names]
     found["Env"] = _environment(env)
@@ -146,7 +154,7 @@ def _subtracted(config: Document, defaults: Document) -> Document:
         old = defaults.get(key) or {}
         mine = {k: v for k, v in (config.get(key) or {}).items() if k not in old or old[k] != v}
         found[key] = {k: v for k, v in mine.items() if not (key == "Labels" and k.startswith(OURS))}
-    for key in ("User", "WorkingDir", "Healthcheck", "StopSignal", "Shell"):
+    for key in ("User", "WorkingDir", "StopSignal", "Shell"):
         if config.get(key) and config.get(key) != defaults.get(key):
             found[key] = config[key]
     command, entry = config.get("Cmd") or [], config.get("Entrypoint") or []

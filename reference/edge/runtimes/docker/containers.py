@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import docker
@@ -14,7 +16,7 @@ from reference.core.model import Image
 from reference.edge.runtimes.base import ContainerSpec
 from reference.edge.runtimes.docker import configuration as how
 from reference.edge.runtimes.docker import facts as seen
-from reference.edge.runtimes.docker.configuration import ASKED, CLIENT, Carried
+from reference.edge.runtimes.docker.configuration import ASKED, CLIENT, IMAGE, Carried
 from reference.edge.runtimes.docker.engine import Document
 from reference.edge.runtimes.docker.images import Images, inspected
 from reference.edge.runtimes.docker.memory import Memory
@@ -22,6 +24,8 @@ from reference.edge.runtimes.docker.words import create_error, said
 
 if TYPE_CHECKING:
     from reference.edge.settings import ClientSettings
+
+_SAID = 30
 
 
 class Containers:
@@ -32,6 +36,8 @@ class Containers:
         self._setup = setup
         self._images = images
         self.memory = memory
+        self._said: dict[str, str | None] = {}
+        """The engine's id of an image -> what the image itself has as our label: that never changes."""
 
     def all(self, api: docker.APIClient, unnoticed: Mapping[str, Document] | None = None) -> list[Document]:
         """All of ours, inspected one by one: one that is broken, or was just removed, must not hide the others.
@@ -47,7 +53,7 @@ class Containers:
             ids.append(adopted.container_id)
         known = {name: seen for name, seen in (unnoticed or {}).items() if name in running}
         found = [known.get(container_id) or self.inspect(api, container_id) for container_id in ids]
-        return [container for container in found if container is not None]
+        return [c for c in found if c is not None and self.ours(api, c)]
 
     @staticmethod
     def inspect(api: docker.APIClient, container_id: str) -> Document | None:
@@ -61,19 +67,33 @@ class Containers:
             return next((seen.from_list(one) for one in listed if one["Id"] == container_id), None)
         return found
 
-    def ours(self, container: Document) -> bool:
+    def ours(self, api: docker.APIClient, container: Document) -> bool:
         """Whether it is the client's: by its label, or because it was adopted."""
-        if (container["Config"].get("Labels") or {}).get(CLIENT) == self.client:
-            return True
+        if self._labelled(container):
+            return not self._of_a_copy(api, container)
         adopted = self.memory.adopted()
         return adopted is not None and adopted.container_id == container["Id"]
+
+    def _of_a_copy(self, api: docker.APIClient, container: Document) -> bool:
+        """Whether somebody has made an image of a container of ours (`docker commit`) and runs that.
+
+        Its labels are its image's then. An image of ours never says of itself what our label says: its own digest.
+        """
+        image_id, label = str(container["Image"]), (container["Config"].get("Labels") or {}).get(IMAGE)
+        if image_id not in self._said:
+            image = inspected(api, image_id)
+            if image is None:
+                return False
+            labels = (image.get("Config") or {}).get("Labels") or {}
+            self._said = {**dict(list(self._said.items())[-_SAID:]), image_id: labels.get(IMAGE)}
+        return label is not None and self._said[image_id] == label
 
     def mine(self, api: docker.APIClient, container_id: str) -> Document:
         """One of ours. Raises EngineError for one that is not there, or somebody else's: that is never touched."""
         found = self.inspect(api, container_id)
         if found is None:
             raise EngineError(f"there is no container {container_id[:12]!r}")
-        if not self.ours(found):
+        if not self.ours(api, found):
             todo = "Adopt it first: blackstart edge adopt NAME."
             raise EngineError(
                 f"container {container_id[:12]} is not the updater's, and is not touched", todo=todo
@@ -119,6 +139,13 @@ class Containers:
         self._connect(api, found)
         return str(found["Id"])
 
+    def remove_unfinished(self, api: docker.APIClient, digest: str) -> None:
+        """Those of an image that nobody wants any more, whose making was interrupted: no look shows them."""
+        for container in self.all(api):
+            image = self.image_of(container)
+            if image is not None and image.digest == digest and missing_networks(container):
+                api.remove_container(container["Id"], v=False)
+
     def _labelled(self, container: Document) -> bool:
         return (container["Config"].get("Labels") or {}).get(CLIENT) == self.client
 
@@ -136,7 +163,7 @@ class Containers:
     def _configuration(self, api: docker.APIClient, spec: ContainerSpec, host_name: str) -> Carried:
         """Current's; without it what was kept of it; for a first install what is set up."""
         like = self.inspect(api, spec.like) if spec.like else None
-        if like is not None and self.ours(like) and seen.whole(like):
+        if like is not None and self.ours(api, like) and seen.whole(like):
             carried = self.carried(api, like, host_name)
             self.memory.keep_template(str(like["Id"]), carried)
             return carried
@@ -166,3 +193,18 @@ def missing_networks(container: Document) -> Mapping[str, Document]:
         return {}  # It was whole once. What somebody has disconnected since stays so.
     there = container.get("NetworkSettings", {}).get("Networks") or {}
     return {name: endpoint for name, endpoint in wanted.items() if name not in there}
+
+
+def kept_elsewhere(api: docker.APIClient, data_root: Path, mounts: Mapping[str, str]) -> list[str]:
+    """Those mounts that are volumes with a device of their own (NFS, another disk, a folder): options of `local`.
+
+    The engine mounts the device on the volume's folder while a container runs: what lies there at rest is not the data.
+    """
+    volumes, found = data_root / "volumes", []
+    for inside, path in mounts.items():
+        if Path(path).name == "_data" and Path(path).parent.parent == volumes:
+            with contextlib.suppress(NotFound):
+                options = api.inspect_volume(Path(path).parent.name).get("Options") or {}
+                if options.keys() & {"device", "type"}:
+                    found.append(inside)
+    return found

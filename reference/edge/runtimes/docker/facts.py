@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -169,9 +170,21 @@ def mounts_of(container: Document) -> dict[str, str]:
     found = {}
     for mount in container.get("Mounts") or []:
         if mount.get("Type") in ("bind", "volume"):
-            source = str(mount.get("Source") or "")
-            found[str(mount["Destination"])] = source or f"{mount['Type']}:{mount.get('Name', '')}"
+            found[str(mount["Destination"])] = _place(mount)
     return found
+
+
+def _place(mount: Document) -> str:
+    return str(mount.get("Source") or f"{mount['Type']}:{mount.get('Name', '')}")
+
+
+def only_read(containers: Iterable[Document]) -> frozenset[str]:
+    """What is mounted and none of these containers may write: the device's own, such as its /etc, and no client's data."""
+    places: dict[bool, set[str]] = {True: set(), False: set()}
+    for mount in (mount for container in containers for mount in container.get("Mounts") or []):
+        if mount.get("Type") in ("bind", "volume"):
+            places[bool(mount.get("RW", True))].add(_place(mount))
+    return frozenset(places[False] - places[True])
 
 
 def _address(container: Document) -> str:

@@ -11,6 +11,7 @@ from reference.core.errors import BlackstartError, ImageError, Reason
 from reference.core.model import Image, ImageState
 from reference.edge.runtimes.base import OnProgress
 from reference.edge.runtimes.docker.begun import Begun
+from reference.edge.runtimes.docker.containers import Containers
 from reference.edge.runtimes.docker.engine import Document, Engine, EngineFacts
 from reference.edge.runtimes.docker.images import Images, ImageView, inspected
 from reference.edge.runtimes.docker.memory import Memory
@@ -25,6 +26,7 @@ class Fetching:
 
     _engine: Engine
     _images: Images
+    _containers: Containers
     _memory: Memory
     _puller: Puller
     _begun: Begun
@@ -56,9 +58,15 @@ class Fetching:
             if view.states.get(image.digest) is ImageState.PRESENT:
                 return
             known = await self._engine.known()
+            await self._note_name(image)
             if image.digest in view.states:
                 await self._remove_broken(image)
             if self._begun.cut:
+                if (
+                    image.digest not in self._begun.cut
+                ):  # A cut from here on leaves something of this one, too.
+                    with failures(f"note the pull of {image.digest}"):
+                        self._begun.begin(image.digest)
                 await self._pulled(image, known, progress)
                 await self._remove_broken(image)
             with failures(f"note the pull of {image.digest}"):
@@ -73,6 +81,16 @@ class Fetching:
                     )
             with failures(f"note the pull of {image.digest}"):
                 self._begun.synced()
+
+    async def _note_name(self, image: Image) -> None:
+        """Remember that the name is ours to take away again, if nobody has the image by it."""
+        name = f"{image.repository}@{image.digest}"
+
+        def work(api: docker.APIClient) -> None:
+            if inspected(api, name) is None:
+                self._memory.note_name(name)
+
+        await self._engine.act(f"look for {image.digest}", work)
 
     async def _pulled(self, image: Image, known: EngineFacts, progress: OnProgress) -> None:
         try:
@@ -115,16 +133,14 @@ class Fetching:
         """See the port. Layers that another image stands on stay."""
         async with self._image_lock:
             listed = digest in (await self._engine.ask("look at images", self._images.look)).states
-            await self._engine.act(
-                f"remove {digest}", lambda api: self._images.remove(api, digest, self._adopted_id())
-            )
+            await self._engine.act(f"remove {digest}", lambda api: self._remove(api, digest))
             if listed:
                 with failures(f"note that {digest} is gone"):
                     self._begun.forget(digest)
 
-    def _adopted_id(self) -> str | None:
-        adopted = self._memory.adopted()
-        return adopted.container_id if adopted is not None else None
+    def _remove(self, api: docker.APIClient, digest: str) -> None:
+        self._containers.remove_unfinished(api, digest)
+        self._images.remove(api, digest, self._memory)
 
 
 def _check_platform(image: Document, architecture: str) -> None:

@@ -44,11 +44,11 @@ CONFIG = (
     Field("Config.WorkingDir", Fate.LESS_IMAGE),
     Field("Config.ExposedPorts", Fate.LESS_IMAGE, "and every port that is published"),
     Field("Config.Volumes", Fate.LESS_IMAGE, "the volumes themselves are carried by name, nameless ones too"),
-    Field("Config.Healthcheck", Fate.LESS_IMAGE),
+    Field("Config.Healthcheck", Fate.LESS_IMAGE, "part by part: an interval that was asked for, the image's test"),
     Field("Config.StopSignal", Fate.LESS_IMAGE),
     Field("Config.Shell", Fate.LESS_IMAGE),
     Field("Config.Image", Fate.OURS, "by digest"),
-    Field("Config.Hostname", Fate.CARRIED, "unless it is the container's id, or the device's own name"),
+    Field("Config.Hostname", Fate.CARRIED, "where one was asked for"),
     Field("Config.MacAddress", Fate.CARRIED, "where one was asked for"),
     *_all(
         "Config", Fate.CARRIED,
@@ -64,11 +64,12 @@ HOST = (
     Field("HostConfig.ContainerIDFile", Fate.ENGINE, "of the program that made the container"),
     Field("HostConfig.ConsoleSize", Fate.ENGINE, "of the program that made the container"),
     Field("HostConfig.Mounts", Fate.CARRIED, "with every volume that has no name of its own"),
+    Field("HostConfig.Binds", Fate.CARRIED, "a path alone, which is a volume without a name, as a mount"),
     Field("HostConfig.NetworkMode", Fate.CARRIED),
     Field("HostConfig.Links", Fate.CARRIED, "as they were asked for"),
     *_all(
         "HostConfig", Fate.CARRIED,
-        "Binds Tmpfs VolumeDriver VolumesFrom PortBindings PublishAllPorts Dns DnsOptions DnsSearch ExtraHosts "
+        "Tmpfs VolumeDriver VolumesFrom PortBindings PublishAllPorts Dns DnsOptions DnsSearch ExtraHosts "
         "CapAdd CapDrop Privileged SecurityOpt MaskedPaths ReadonlyPaths ReadonlyRootfs GroupAdd UsernsMode "
         "CgroupnsMode IpcMode PidMode UTSMode Cgroup CgroupParent OomScoreAdj OomKillDisable ShmSize Sysctls "
         "Ulimits Init Runtime Isolation LogConfig Devices DeviceCgroupRules DeviceRequests StorageOpt Annotations "

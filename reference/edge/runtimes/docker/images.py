@@ -16,8 +16,9 @@ from docker.errors import APIError, NotFound
 
 from reference.core.errors import EngineError
 from reference.core.model import Image, ImageState
-from reference.edge.runtimes.docker.configuration import CLIENT
+from reference.edge.runtimes.docker.configuration import CLIENT, IMAGE
 from reference.edge.runtimes.docker.engine import Document
+from reference.edge.runtimes.docker.memory import Adopted, Memory
 
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*")
 _KEPT = re.compile(r"sha256-([0-9a-f]{64})")
@@ -107,28 +108,47 @@ class Images:
         elif wanted is None and now is not None:
             _untag(api, f"{self.repository}:{role}")
 
-    def remove(self, api: docker.APIClient, digest: str, adopted: str | None = None) -> None:
-        """Take all names from it, ours last: as long as that is there, it is seen and can be removed again.
+    def remove(self, api: docker.APIClient, digest: str, memory: Memory) -> None:
+        """Take our names from it, the one that keeps it last: as long as that is there, it can be removed again.
 
-        With its last name the engine removes it, and what only it used. Raises EngineError when a container of ours uses it; `adopted` is one, too.
+        With its last name the engine removes it, and what only it used. Strangers' names stay: of those by digest the
+        memory knows which our own pulls have made. Raises EngineError when a container of ours stands on it.
         """
         view = self.look(api)
         image_id = view.ids.get(digest)
         if image_id is None:
             return
+        shared = any(other == image_id for d, other in view.ids.items() if d != digest)
         users = api.containers(all=True, filters={"ancestor": image_id})
-        mine = [u for u in users if (u.get("Labels") or {}).get(CLIENT) == self.client or u["Id"] == adopted]
+        adopted = memory.adopted()
+        mine = [u for u in users if self._stands_on(u, image_id, digest, adopted, shared=shared)]
         if mine:
             what = f"the image {digest} is used by container {mine[0]['Id'][:12]}"
             raise EngineError(what, todo="Remove the container first.")
         found = view.documents.get(image_id) or {}
-        digests = [str(name) for name in found.get("RepoDigests") or [] if name.endswith(f"@{digest}")]
-        names = [] if users else digests  # What strangers stand on stays, and is theirs from now on.
-        if all(other != image_id for d, other in view.ids.items() if d != digest):
+        digests = {str(name) for name in found.get("RepoDigests") or [] if name.endswith(f"@{digest}")}
+        names = (
+            [] if users else sorted(digests & set(memory.names()))
+        )  # What strangers stand on is theirs from now on.
+        if not shared:
             tags = [f"{self.repository}:{role}" for role in (CURRENT, PREVIOUS)]
             names += [name for name in tags if name in (found.get("RepoTags") or [])]
         for name in (*names, self.reference(digest)):
             _untag(api, name, force=view.states[digest] is ImageState.BROKEN)
+        memory.drop_names(digest)
+
+    def _stands_on(
+        self, user: Document, image_id: str, digest: str, adopted: Adopted | None, *, shared: bool
+    ) -> bool:
+        """Whether it is ours, and of this digest: two digests may be one image for the engine (an index and another)."""
+        if user.get("ImageID") != image_id:
+            return False  # It runs what somebody has made of this image.
+        labels = user.get("Labels") or {}
+        if adopted is not None and user["Id"] == adopted.container_id:
+            return not shared or adopted.image.digest == digest
+        if labels.get(CLIENT) != self.client:
+            return False
+        return not shared or str(labels.get(IMAGE, "")).endswith(f"@{digest}")
 
     def remove_broken(self, api: docker.APIClient, image: Image) -> None:
         """Have nothing of it left that the engine would take for whole."""

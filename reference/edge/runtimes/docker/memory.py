@@ -1,6 +1,7 @@
 """What the Docker runtime keeps beside the engine, so that nothing hangs on the engine's memory alone.
 
-STATE/docker/adopted.json    the container that was made by somebody else and is the client now, sealed
+STATE/docker/adopted.json    the container that was made by somebody else and is the client now, sealed; and a copy
+STATE/docker/names.json      images by digest, as the engine calls them, that nobody had before the updater pulled them, sealed
 STATE/docker/template.json   what the current container is beside its image, sealed: it can be made again from this
 RUN/containers/ID            when the container had been started before it was started in this boot
 """
@@ -19,6 +20,11 @@ from reference.edge.runtimes.files import seal, unseal, write
 from reference.support.files import fsync_dir, write_durably
 
 log = logging.getLogger("reference.edge")
+
+_ADOPTED = ("adopted.json", "adopted-copy.json")
+"""Twice: no label says whose it is, and one that is nobody's would run on beside the next."""
+MOST = 64
+"""Names that are remembered: the newest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +54,46 @@ class Memory:
         return self._adopted
 
     def _adopted_on_disk(self) -> Adopted | None:
-        body = self._read("adopted.json")
-        try:
-            return (
-                None if body is None else Adopted(body["container_id"], body["name"], Image(**body["image"]))
-            )
-        except (KeyError, TypeError) as error:
-            log.error("adopted.json is not what it should be", extra={"detail": str(error)})
-            return None
+        for name in _ADOPTED:
+            body = self._read(name)
+            try:
+                if body is not None:
+                    return Adopted(body["container_id"], body["name"], Image(**body["image"]))
+            except (KeyError, TypeError) as error:
+                log.error(f"{name} is not what it should be", extra={"detail": str(error)})
+        return None
 
     def adopt(self, adopted: Adopted) -> None:
         """Remember it, durably."""
-        write_durably(self._folder / "adopted.json", seal(asdict(adopted)))
+        for name in _ADOPTED:
+            write_durably(self._folder / name, seal(asdict(adopted)))
         self._adopted = adopted
 
     def let_go(self, container_id: str) -> None:
         """It was removed."""
         found = self.adopted()
         if found is not None and found.container_id == container_id:
-            (self._folder / "adopted.json").unlink(missing_ok=True)
+            for name in _ADOPTED:
+                (self._folder / name).unlink(missing_ok=True)
             fsync_dir(self._folder)
             self._adopted = None
+
+    def names(self) -> tuple[str, ...]:
+        """`repository@digest` that our own pulls have made: all others are somebody else's, and stay."""
+        found = (self._read("names.json") or {}).get("names")
+        return tuple(str(name) for name in found) if isinstance(found, list) else ()
+
+    def note_name(self, name: str) -> None:
+        """To be called before it is pulled. Durable when it returns."""
+        self._keep_names([*(n for n in self.names() if n != name), name])
+
+    def drop_names(self, digest: str) -> None:
+        """Nothing of that image is left that would be ours."""
+        self._keep_names([name for name in self.names() if not name.endswith(f"@{digest}")])
+
+    def _keep_names(self, names: list[str]) -> None:
+        if tuple(names) != self.names():
+            write_durably(self._folder / "names.json", seal({"names": names[-MOST:]}))
 
     def template(self) -> tuple[str, Carried] | None:
         """The container that it was taken from, and what that one was."""

@@ -32,7 +32,7 @@ from reference.edge.runtimes.docker import facts as seen
 from reference.edge.runtimes.docker.adoption import Adoption, adopt, look_at
 from reference.edge.runtimes.docker.begun import Begun
 from reference.edge.runtimes.docker.configuration import policy_word, restart_policy
-from reference.edge.runtimes.docker.containers import Containers, missing_networks
+from reference.edge.runtimes.docker.containers import Containers, kept_elsewhere, missing_networks
 from reference.edge.runtimes.docker.engine import Document, Engine, EngineFacts
 from reference.edge.runtimes.docker.fetching import Fetching
 from reference.edge.runtimes.docker.images import CURRENT, PREVIOUS, Images, ImageView, inspected
@@ -110,6 +110,8 @@ class DockerRuntime(Fetching, Copies):
         self._away_since: float | None = None
         self._on_disk: set[Path] = set()
         """Where the client's volumes lie."""
+        self._only_read: frozenset[str] = frozenset()
+        """What of it the client cannot write."""
 
     @property
     def boot_id(self) -> str:
@@ -140,6 +142,7 @@ class DockerRuntime(Fetching, Copies):
         with failures("look at containers"):
             facts = [await self._facts(container, known, view) for container in found]
             snapshots = self._snapshots.states()
+        self._only_read = seen.only_read(found)
         self._on_disk = {Path(path) for c in facts for path in c.mounts.values() if path.startswith("/")}
         return EngineView(
             tuple(sorted(facts, key=lambda c: (c.generation, c.id))), dict(view.states), snapshots
@@ -305,14 +308,26 @@ class DockerRuntime(Fetching, Copies):
                 self._begun.synced()
 
     async def prepare_snapshot(self, generation: int, mounts: Mapping[str, str]) -> None:
-        """See the port. What has no folder on the device is refused."""
+        """See the port. What has no folder on the device is refused; what the client only reads is none of its volumes."""
+        mounts = self._written(mounts)
+        known = await self._engine.known()
+        elsewhere = await self._engine.ask(
+            "look at the volumes", lambda api: kept_elsewhere(api, known.data_root, mounts)
+        )
         for inside, path in mounts.items():
-            if not path.startswith("/"):
-                todo = "Use a volume of the driver `local`, or update without a snapshot."
+            if not path.startswith("/") or inside in elsewhere:
+                todo = "Use a volume of the driver `local` without options, or update without a snapshot."
                 raise DeviceError(
                     "has no folder on this device and cannot be copied", where=inside, todo=todo
                 )
         await super().prepare_snapshot(generation, mounts)
+
+    async def snapshot(self, generation: int, mounts: Mapping[str, str]) -> None:
+        """See the port."""
+        await super().snapshot(generation, self._written(mounts))
+
+    def _written(self, mounts: Mapping[str, str]) -> dict[str, str]:
+        return {inside: path for inside, path in mounts.items() if path not in self._only_read}
 
     async def restart_engine(self) -> None:
         """See the port. Containers run on where the engine has `live-restore`."""
@@ -328,7 +343,7 @@ class DockerRuntime(Fetching, Copies):
             if current is None or current.container_id is None:
                 return
             container = self._containers.inspect(api, current.container_id)
-            if container is not None and self._containers.ours(container) and seen.whole(container):
+            if container is not None and self._containers.ours(api, container) and seen.whole(container):
                 carried = self._containers.carried(api, container, known.host_name)
                 self._memory.keep_template(current.container_id, carried)
 
