@@ -32,6 +32,10 @@ _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where dockerd, iptables and docker-proxy are; not on every user's PATH."""
 
 
+_PROGRAMS = ("dockerd", "containerd", "runc")
+"""Without any of them no container runs. docker-proxy and iptables are asked for where they are needed."""
+
+
 def _path() -> str:
     return os.pathsep.join(filter(None, (os.environ.get("PATH", ""), _SBIN)))
 
@@ -40,16 +44,20 @@ def why_not() -> str:
     """Why no private engine can run here, in a few words; empty when nothing speaks against it."""
     if not sys.platform.startswith("linux"):
         return "this is not Linux"
-    if shutil.which("dockerd", path=_path()) is None:
-        return "dockerd is not installed"
+    for program in _PROGRAMS:
+        if shutil.which(program, path=_path()) is None:
+            return f"{program} is not installed"
     if os.geteuid() != 0:
         return "dockerd needs root"
     return ""
 
 
+_INSTALL = (
+    "Install it (Debian: apt-get install docker.io iptables), or use an engine that runs "
+    "already: BLACKSTART_DOCKER_HOST=unix:///var/run/docker.sock."
+)
 _TODO = {
-    "dockerd is not installed": "Install it (Debian: apt-get install docker.io iptables), or use an engine that runs "
-    "already: BLACKSTART_DOCKER_HOST=unix:///var/run/docker.sock.",
+    **{f"{program} is not installed": _INSTALL for program in _PROGRAMS},
     "dockerd needs root": "Run this as root.",
     "this is not Linux": "Run this on Linux, or use an engine that runs already: BLACKSTART_DOCKER_HOST.",
 }

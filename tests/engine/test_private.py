@@ -345,6 +345,12 @@ def test_no_dockerd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.parametrize("program", ["containerd", "runc"])
+def test_half_an_engine_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, **_: None if name == program else name)
+    assert f"{program} is not installed. Install it" in str(refused(PrivateEngine(tmp_path)))
+
+
 def test_not_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_engine()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
