@@ -13,8 +13,8 @@ journals, acts. The rules:
 4.  Before `committing` is durable any doubt leads back to the old version; after it the job only goes forward.
 5.  The record holds no instants. The world reports durations; wall time (`now_ms`, None when the clock is not
     trusted) serves expiry only. Counters stop every loop.
-6.  Never two containers active (one that stands by for a handover is not); the image and the container of current stay until the commit is durable, the image
-    of previous until the next one.
+6.  Never two containers active (one that stands by for a handover is not); the image and the container of current
+    stay until the commit is durable, the image of previous until the next one.
 7.  An operator's hold stops everything but a trial that runs; the update lock keeps a switch from beginning. A
     snapshot of the volume is taken after the stop, and is back before the old version starts.
 

@@ -8,6 +8,6 @@ this machine and each other, not the world outside.
 """
 
 from reference.engine.places import Engine
-from reference.engine.private import PrivateEngine, why_not
+from reference.engine.private import PrivateEngine, missing, why_not
 
-__all__ = ["Engine", "PrivateEngine", "why_not"]
+__all__ = ["Engine", "PrivateEngine", "missing", "why_not"]

@@ -40,13 +40,18 @@ def _path() -> str:
     return os.pathsep.join(filter(None, (os.environ.get("PATH", ""), _SBIN)))
 
 
+def missing(*also: str) -> str:
+    """The first program that is not here, of those without which no engine runs, and of these; empty: all are."""
+    absent = (program for program in (*_PROGRAMS, *also) if shutil.which(program, path=_path()) is None)
+    return next(absent, "")
+
+
 def why_not() -> str:
     """Why no private engine can run here, in a few words; empty when nothing speaks against it."""
     if not sys.platform.startswith("linux"):
         return "this is not Linux"
-    for program in _PROGRAMS:
-        if shutil.which(program, path=_path()) is None:
-            return f"{program} is not installed"
+    if program := missing():
+        return f"{program} is not installed"
     if os.geteuid() != 0:
         return "dockerd needs root"
     return ""

@@ -17,7 +17,6 @@ import http.client
 import importlib
 import json
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from reference.core.errors import DeviceError, InputError
+from reference.engine import missing
 from reference.power.bench import PORT, Bench
 from reference.power.disk import call, fresh_tmpfs
 from reference.power.engine_look import DataRoot
@@ -43,7 +43,6 @@ _RUN = Path("/run")
 _SOCKET, _PID_FILE = _RUN / "docker.sock", _RUN / "docker.pid"
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 _GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 0x1  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP
-_PROGRAMS = ("dockerd", "containerd", "runc", "iptables")
 _GROUPS = Path("/sys/fs/cgroup")
 _PREFIX = "blackstart-cut-"
 _GONE_S = 10.0
@@ -59,9 +58,8 @@ until [ -s "$0" ] && kill -0 "$(cat "$0")" 2>/dev/null; do sleep 0.02; done
 
 def require_engine() -> None:
     """See that an engine can be started here. Raises InputError, one sentence, where it cannot."""
-    for name in _PROGRAMS:
-        if shutil.which(name, path=_search_path()) is None:
-            raise InputError(f"cuts under Docker need {name}: install the packages docker.io and iptables")
+    if name := missing("iptables"):
+        raise InputError(f"cuts under Docker need {name}: install the packages docker.io and iptables")
 
 
 def _search_path() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ import pytest
 
 from reference.core.errors import BlackstartError, EngineError, InputError
 from reference.engine import PrivateEngine, leftovers, links, private
+from reference.engine.links import Bridge
+from reference.engine.records import Record
 from reference.support.processes import ROOT
 from tests.engine import needs_engine, static_image
 
@@ -416,3 +419,15 @@ def test_nobody_there(tmp_path: Path) -> None:
     for asked in (engine.restart, lambda: engine.bridge):
         with pytest.raises(EngineError, match="no private engine is up there"):
             asked()
+
+
+def test_trouble_with_a_look_is_no_sign_that_an_owner_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record.made(tmp_path, Bridge(1), os.getpid())
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", full)
+    assert not record.abandoned

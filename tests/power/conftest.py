@@ -19,6 +19,6 @@ def _trouble(see: Callable[[], None]) -> str:
     return ""
 
 
-_ENGINE = "docker: dockerd is not installed" if _trouble(require_engine) else ""
+_ENGINE = _trouble(require_engine)
 needs_engine = pytest.mark.skipif(bool(_ENGINE), reason=_ENGINE or "an engine can be started here")
 needs_power = pytest.mark.skipif(bool(_trouble(require)), reason=_trouble(require) or "power can be cut here")
