@@ -89,17 +89,20 @@ class Device:
         assert numbers == list(range(1, len(numbers) + 1))
         return len(numbers)
 
+    def close(self) -> None:
+        """Leave nothing running."""
+        for process in self.running:
+            process.kill()
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
+        self.http.close()
+
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Device]:
-    device = Device(tmp_path)
-    yield device
-    for process in device.running:
-        process.kill()
-        process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
-    device.http.close()
+    with contextlib.closing(Device(tmp_path)) as device:
+        yield device
 
 
 def test_it_is_healthy_quickly_and_says_how_it_is(device: Device, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,14 +69,8 @@ class Pair(Device):
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    pair = Pair(tmp_path)
-    yield pair
-    for process in pair.running:
-        process.kill()
-        process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
-    pair.http.close()
+    with contextlib.closing(Pair(tmp_path)) as pair:
+        yield pair
 
 
 def both(pair: Pair) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
