@@ -90,7 +90,7 @@ def _as_arguments(given: Mapping[str, str], where: str) -> list[str]:
 
 
 def _from_file(path: Path, known: set[str]) -> dict[str, str]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         with path.open("rb") as file:
