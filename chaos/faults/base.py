@@ -160,7 +160,7 @@ class Fault(ABC):
         self.chance = chance
 
     @classmethod
-    def wants(cls, use: FaultUse, wants: Wants) -> None:  # noqa: B027
+    def wants(cls, use: FaultUse, wants: Wants) -> None:
         """Ask of the bench what it needs, before it is set up."""
 
     @classmethod
