@@ -19,13 +19,14 @@ import httpx
 from reference.core.errors import BlackstartError, ServiceError
 from reference.core.model import Phase
 from reference.demo.front import Front
-from reference.demo.observer import Observer, Seen, ask
+from reference.demo.observer import Observer, Seen
 from reference.edge.inspect import look
 from reference.edge.settings import load_settings
 from reference.pki.authority import DevelopmentCA
 from reference.pki.names import SERVICE_NAME
 from reference.protocol import topics
 from reference.stack import HOST, Device, Stack
+from reference.stack.probe import ask
 from reference.support.files import write_durably
 from reference.support.mqtt import Connected, MqttLink, Protocol, TlsFiles
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 
 from reference.core import invariants
 from reference.core.errors import BlackstartError, Reason
 from reference.core.job import Job, JobStatus
 from reference.core.model import Container, HealthState, Outcome, Phase, World
 from reference.demo.bench import Bench
-from reference.demo.observer import Answer, ask
 from reference.demo.story import Story
 from reference.demo.timeline import timeline
 from reference.edge.journal import HistoryEntry, Journal
 from reference.edge.main import journal_path
 from reference.edge.settings import load_settings
+from reference.stack.probe import Answer, ask
+from reference.stack.samples import Samples, samples_of
 
 
 class Verdict(StrEnum):
@@ -197,35 +196,6 @@ def _in_order(story: Story, bench: Bench, own: list[HistoryEntry], ended: Histor
             f"the image of {bench.begins} was missing at {bench.seen.image_missing} of {bench.seen.looks} looks"
         )
     return problems
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """The sequence on the volume. `broken_at`: the first line (1 is the first) that does not follow."""
-
-    first: int | None
-    last: int | None
-    broken_at: int | None
-
-
-def samples_of(path: Path) -> Samples:
-    """Read the client's file: sequence numbers rise by one from line to line, over every restart."""
-    first = last = None
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError:
-        return Samples(None, None, 1)
-    for number, line in enumerate(lines, start=1):
-        if number == len(lines):
-            continue  # After the last newline: empty, or being written now.
-        try:
-            sequence = int(json.loads(line)["seq"])
-        except (ValueError, KeyError, TypeError):
-            return Samples(first, last, number)
-        if last is not None and sequence != last + 1:
-            return Samples(first, last, number)
-        first, last = sequence if first is None else first, sequence
-    return Samples(first, last, None if last is not None else 1)
 
 
 async def _world(bench: Bench, healthy: bool) -> World:

@@ -5,28 +5,15 @@ It knows nothing of the updater. Downtime is what it saw: from the first failed 
 
 from __future__ import annotations
 
-import json
-import socket
 import threading
 import time
 from dataclasses import dataclass, field
 
 from reference.stack.box import Box
+from reference.stack.probe import Answer, ask
 
 PROBE_EVERY_S = 0.005
-PROBE_TIMEOUT_S = 0.25
 LOOK_EVERY_S = 0.02
-ANSWER_BYTES = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One probe: when it was sent and answered (wall time, ms), and what came back."""
-
-    sent_ms: float
-    answered_ms: float
-    good: bool
-    version: str | None
 
 
 @dataclass(slots=True)
@@ -103,23 +90,3 @@ class Observer:
                 self.seen.looks += 1
                 next_look = began + LOOK_EVERY_S
             self._stop.wait(max(0.0, PROBE_EVERY_S - (time.monotonic() - began)))
-
-
-def ask(port: int) -> Answer:
-    """One probe of the client's `/healthz`."""
-    sent = time.time() * 1000
-    good, version = False, None
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=PROBE_TIMEOUT_S) as connection:
-            connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
-            data = b""
-            while chunk := connection.recv(4096):
-                data += chunk
-                if len(data) > ANSWER_BYTES:
-                    break
-        head, _, body = data.partition(b"\r\n\r\n")
-        good = head.split(b" ", 2)[1:2] == [b"200"]
-        version = str(json.loads(body).get("version"))
-    except (OSError, ValueError, AttributeError):
-        good = False
-    return Answer(sent, time.time() * 1000, good, version)

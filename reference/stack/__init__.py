@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,10 +66,11 @@ class RegistryHandle:
 
 @dataclass(frozen=True, slots=True)
 class Agents:
-    """Modules run as an agent, and as one that stands still at a phase: tests put broken ones here."""
+    """Modules run as an agent, as one that stands still at a phase, and as the service: tests put broken ones here."""
 
     usual: str = "reference.edge.main"
     pausing: str = "reference.demo.agent"
+    service: str = "reference.service"
 
 
 DEFAULT_AGENTS = Agents()
@@ -93,6 +94,10 @@ class Stack:
     """What devices run their client on, where they are not given another box."""
     images_on_base: bool = False
     """Whether images have Python in them, as an engine needs it; the process runtime has its own."""
+    between: Callable[[Stack], Awaitable[None]] | None = None
+    """Called when broker and registry are up and the service is not yet: whoever stands between parts gets in here."""
+    service_broker_port: int = 0
+    """Where the service finds the broker, when something stands between them; 0: at the broker's own port."""
     digests: dict[str, str] = field(default_factory=dict)
     """Of the published versions."""
     devices: dict[str, Device] = field(default_factory=dict)
@@ -124,6 +129,8 @@ class Stack:
             for outcome in await asyncio.gather(*first, return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
+            if self.between is not None:
+                await self.between(self)
             await self.start_service()
 
     async def _take_folder(self) -> None:
@@ -168,9 +175,10 @@ class Stack:
         signing = command_signing_key(self.data / "signing")
         database = ("--database", self.database) if self.database is not None else ()
         said = await self._start_part(
-            "service", "reference.service",
+            "service", self.agents.service,
             "--data", str(self.data / "service"), "--port", str(self.service_port),
-            "--broker-host", HOST, "--broker-port", str(self.broker_port), "--mqtt-version", self.mqtt_version,
+            "--broker-host", HOST, "--broker-port", str(self.service_broker_port or self.broker_port),
+            "--mqtt-version", self.mqtt_version,
             "--ca", str(files.ca), "--cert", str(files.cert), "--key", str(files.key),
             "--signing-key", str(signing.private), "--ca-dir", str(self.data / "ca"), *database,
         )  # fmt: skip
@@ -306,12 +314,19 @@ class Stack:
         config = laid_over(laid_over(config, device.box.settings()), settings)
         write_durably(device.config, json.dumps(config, indent=1).encode())
 
-    async def start_agent(self, device: Device, *arguments: str, pausing: bool = False) -> None:
-        """Start (or start again) the device's agent."""
+    async def start_agent(
+        self,
+        device: Device,
+        *arguments: str,
+        pausing: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start (or start again) the device's agent; `environment`: of it alone, beside ours."""
         module = self.agents.pausing if pausing else self.agents.usual
         device.agent = await start_module(
-            module, "--config", str(device.config), *arguments, log_path=device.log, keep_open=self._held()
-        )
+            module, "--config", str(device.config), *arguments, log_path=device.log, keep_open=self._held(),
+            env_extra=environment,
+        )  # fmt: skip
         await device.agent.ready()
 
     async def stop_device(self, device: Device) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from reference.demo.judge import Verdict, samples_of
-from reference.demo.observer import Answer, Seen
+from reference.demo.judge import Verdict
+from reference.demo.observer import Seen
 from reference.demo.run import Report, chosen, run_demo
 from reference.stack import Agents
+from reference.stack.probe import Answer
+from reference.stack.samples import samples_of
 from tests.demo.mutant_agent import MUTANTS
 
 pytestmark = pytest.mark.xdist_group("stack")

@@ -11,10 +11,12 @@ import pytest
 
 from reference.core.model import Phase
 from reference.demo.bench import Bench
-from reference.demo.judge import _in_order, _seen, samples_of
-from reference.demo.observer import Answer, Seen
+from reference.demo.judge import _in_order, _seen
+from reference.demo.observer import Seen
 from reference.demo.stories import STORIES
 from reference.edge.journal import HistoryEntry
+from reference.stack.probe import Answer
+from reference.stack.samples import samples_of
 
 PLAIN = next(s for s in STORIES if s.name == "update-succeeds")
 DEAF = replace(PLAIN, goes_on_ms=1_500)
