@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from chaos.schema import schema_text
 from reference.edge.runtimes.docker.fields import document as docker_fields_document
 from reference.protocol.asyncapi import document as asyncapi_document
 from reference.protocol.envelope import generate_key
@@ -17,7 +18,8 @@ from reference.service.store import Store
 from reference.support.mqtt import MqttLink
 from tools.crash_picture import crash_picture
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 
 
 def openapi_json() -> str:
@@ -49,9 +51,14 @@ DOCUMENTS: Mapping[str, Callable[[], str]] = {
     "docker-fields.md": docker_fields_document,
     "crash-safety.svg": crash_picture,
 }
+"""In docs/."""
+ELSEWHERE: Mapping[str, Callable[[], str]] = {"scenarios/schema.json": schema_text}
 
 
 if __name__ == "__main__":
     for name, make in DOCUMENTS.items():
         (DOCS / name).write_text(make(), encoding="utf-8")
         print(f"docs/{name}")
+    for name, make in ELSEWHERE.items():
+        (ROOT / name).write_text(make(), encoding="utf-8")
+        print(name)

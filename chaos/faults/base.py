@@ -78,6 +78,8 @@ class Wants:
     settings: dict[str, object] = field(default_factory=dict)
     """Of every device's agent, laid over the usual ones."""
     begins_without_agent: bool = False
+    published: set[str] = field(default_factory=set)
+    """Versions that a fault publishes itself: the bench leaves them alone."""
 
 
 class Params(Part):
@@ -105,14 +107,21 @@ class Ground(Protocol):
     folder: Path
     """Of this run; everything of it is in there."""
     stack: Stack
-    devices: Sequence[Device]
-    api: httpx.AsyncClient
-    """An Administrator's, straight to the service."""
     recorder: Recorder
     guard: Guard
     front: RegistryFront
-    jobs: Mapping[str, Sequence[str]]
-    """Ids of the jobs that were ordered, by client id, in order; the first install is the first."""
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """All devices; the first one is number 1."""
+
+    @property
+    def api(self) -> httpx.AsyncClient:
+        """An Administrator's, straight to the service."""
+
+    @property
+    def jobs(self) -> Mapping[str, Sequence[str]]:
+        """Ids of the jobs that were ordered, by client id, in order; the first install is the first."""
 
     def chosen(self, device: int | None) -> Sequence[Device]:
         """That device, or all of them."""
@@ -159,7 +168,7 @@ class Fault(ABC):
         self.given = given
         self.chance = chance
 
-    @classmethod
+    @classmethod  # noqa: B027 - most ask for nothing
     def wants(cls, use: FaultUse, wants: Wants) -> None:
         """Ask of the bench what it needs, before it is set up."""
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from chaos.scenario.quantities import Duration, DurationRange, Fraction, FractionRange
 from reference.core.errors import Reason
@@ -28,7 +37,13 @@ def _kebab(name: str) -> str:
 class Part(BaseModel):
     """What every object of a scenario is: closed, unchangeable, its keys in kebab-case."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=_kebab, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=_kebab,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
 
 
 class Link(StrEnum):
@@ -72,6 +87,7 @@ class When(Part):
     phase: Phase | None = None
     """As this phase becomes durable in the device's journal; the device stands still until the fault is in force."""
     event: Happening | None = None
+    """At this event."""
     time: DurationRange | None = None
     """So long after the method began."""
     pulled: FractionRange | None = None
@@ -139,6 +155,7 @@ class Update(Part):
 
     action: Literal["update"]
     to: VersionName = "2.0.0"
+    """Which one."""
     device: Device | None = None
     """Without it every device."""
     when: When | None = None
@@ -216,10 +233,13 @@ class VersionSpec(Part):
     snapshot: bool = False
     """Its updates copy the volume first."""
     handover: Handover = Handover.STOP_FIRST
+    """How it takes over."""
     start_period: Duration | None = None
     """In place of the bench's own, which is short."""
     window: Duration | None = None
+    """How long it has to become healthy, and stay so, before it counts."""
     stable_for: Duration | None = None
+    """How much of that it has to be healthy for without a break."""
     probation: Duration | None = None
     """For so long after the commit a fall back to the version before is possible."""
 
@@ -228,9 +248,13 @@ class Bench(Part):
     """The real parts."""
 
     devices: Device = 1
+    """How many."""
     runtime: Literal["process", "docker"] = "process"
+    """What runs the client: the embedded runtime, or a Docker Engine (needs root)."""
     broker: Literal["amqtt", "mosquitto"] = "amqtt"
+    """The embedded one, or Mosquitto."""
     database: Literal["sqlite", "postgresql"] = "sqlite"
+    """The service's: a file, or a PostgreSQL of the run's own."""
     registry: Literal["embedded", "distribution"] = "embedded"
     """Ours, or Debian's docker-registry."""
     network: Literal["host", "bridge"] = "host"
@@ -312,10 +336,11 @@ class Invariant(StrEnum):
 class Expect(Part):
     """What has to come of it. What is not said is not asked, but for the invariants, the samples and what runs."""
 
-    outcome: tuple[Outcome, ...] | None = None
+    outcome: Annotated[tuple[Outcome, ...], Field(min_length=1)] | None = None
     """Of the last job of each device, as the API shows it: one, or several that are all right. null: no job at all."""
     status: JobStatus | None = None
-    reason: tuple[Reason, ...] | None = None
+    """Of the same job."""
+    reason: Annotated[tuple[Reason, ...], Field(min_length=1)] | None = None
     """One, or several that are all right; null: none."""
     runs: VersionName | None = None
     """What answers in the end; without it what the outcome leads to."""
@@ -332,14 +357,16 @@ class Expect(Part):
     samples_lost: Annotated[int, Field(ge=0)] = 0
     """At most so many of the client's samples are missing or torn."""
     delivery: Delivery = Delivery()
+    """What has to be seen on the way."""
     most_at_once: Annotated[int, Field(ge=1)] = 1
     """So many client processes of a device may live at once: more only where somebody else starts them."""
     invariants: Literal["all"] | tuple[Invariant, ...] = "all"
+    """Which have to hold; without it all of them."""
 
     @field_validator("outcome", "reason", mode="before")
     @classmethod
     def _one_or_several(cls, given: object) -> object:
-        return (given,) if isinstance(given, str) else given
+        return (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else given
 
     @property
     def checked(self) -> tuple[Invariant, ...]:
@@ -361,17 +388,22 @@ class Scenario(Part):
     """One story: what is done to real parts or to a simulated fleet, and what has to come of it."""
 
     title: Annotated[str, Field(min_length=1, max_length=200)]
+    """What it is about, in a few words."""
     description: str = ""
+    """What else there is to know of it, for people."""
     proves: Annotated[str, Field(max_length=400)] = ""
     """The promise that it keeps honest: a line of the specification, a complaint about others."""
     tags: tuple[Name, ...] = ()
+    """By which scenarios can be chosen."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Of all chance: ranges, jitter, what a fault picks."""
     time_limit: Duration = 90_000
     """Longest that the method may take, from its beginning to the end of every job."""
     bench: Bench = Bench()
     fleet: Fleet = Fleet()
     steady_state_hypothesis: SteadyState = SteadyState()
     method: Annotated[tuple[Item, ...], Field(min_length=1)]
+    """What is done: actions in their turn, faults and whatever has a `when` at its moment."""
     rollbacks: tuple[Action, ...] = ()
     """Done after the method, however it went; every fault is healed before."""
     expect: Expect = Expect()
@@ -389,18 +421,11 @@ class Scenario(Part):
         return tuple(dict.fromkeys([*first, *(s.version for s in self.bench.versions), *named]))
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Self:
-        labels = [use.label for use in self.faults]
-        for item in self.method:
-            when = item.until if isinstance(item, Wait) else item.when
-            if when is not None and when.of is not None and when.of not in labels:
-                raise ValueError(
-                    f"there is no fault named {when.of!r} here; there are: {', '.join(labels) or 'none'}"
-                )
-            for number in (getattr(item, "device", None), when.device if when else None):
-                if number is not None and number > self.bench.devices:
-                    raise ValueError(f"there is no device {number}: the bench has {self.bench.devices}")
-        doubled = {label for label in labels if labels.count(label) > 1}
-        if doubled:
-            raise ValueError(f"give these a `name` each, there are several: {', '.join(sorted(doubled))}")
+    def _hangs_together(self, info: ValidationInfo) -> Self:
+        from chaos.scenario.sense import dangling
+
+        # Whoever reads a file asks by itself, and for all of it: it knows the lines.
+        later = isinstance(info.context, dict) and info.context.get("sense") == "later"
+        for wrong in () if later else dangling(self):
+            raise ValueError(f"{wrong.what}. {wrong.todo}".strip())
         return self

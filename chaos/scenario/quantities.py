@@ -9,7 +9,13 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
 from pydantic_core import core_schema
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000}
@@ -18,13 +24,15 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 DURATION = rf"^{_NUMBER}(ms|s|min|h)$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)$"
 FRACTION = rf"^{_NUMBER}%$"
+_PLACES = 6
+"""Of a fraction: more is not kept."""
 
 
 def duration_ms(text: object) -> int:
     """`300ms` -> 300. Raises ValueError."""
     found = re.fullmatch(rf"({_NUMBER})(ms|s|min|h)", text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f"{text!r} is no duration: write 300ms, 1.5s, 10min or 1h")
+        raise ValueError(f"{_unlike(text, 'duration', 'ms')}; write 300ms, 1.5s, 10min or 1h")
     return round(float(found[1]) * _UNITS_MS[found[2]])
 
 
@@ -32,8 +40,16 @@ def size_bytes(text: object) -> int:
     """`64KiB` -> 65536. Raises ValueError."""
     found = re.fullmatch(r"([0-9]+)(B|KiB|MiB|GiB)", text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f"{text!r} is no size: write 100B, 64KiB or 8MiB")
+        raise ValueError(f"{_unlike(text, 'size', 'KiB')}; write 100B, 64KiB or 8MiB")
     return int(found[1]) * _UNITS_BYTES[found[2]]
+
+
+def _unlike(text: object, what: str, unit: str) -> str:
+    """What is wrong with it; a number only lacks its unit."""
+    bare = str(text).strip()
+    if not isinstance(text, bool) and re.fullmatch(_NUMBER, bare):
+        return f"{bare} has no unit, such as {bare}{unit}"
+    return f"{text!r} is no {what}"
 
 
 def fraction(text: object) -> float:
@@ -45,23 +61,56 @@ def fraction(text: object) -> float:
         value = float(found[1]) / 100
     if value is None or not 0 <= value <= 1:
         raise ValueError(f"{text!r} is no fraction: write 50%, or a number from 0 to 1")
-    return value
+    return round(value, _PLACES)
+
+
+def duration_text(ms: int) -> str:
+    """300 -> `300ms`, 90000 -> `90s`: what `duration_ms` reads as the same."""
+    unit = next(u for u in ("h", "min", "s", "ms") if ms % _UNITS_MS[u] == 0) if ms else "ms"
+    if unit == "min" and ms < 5 * _UNITS_MS["min"]:
+        unit = "s"
+    return f"{ms // _UNITS_MS[unit]}{unit}"
+
+
+def size_text(size: int) -> str:
+    """65536 -> `64KiB`."""
+    unit = next(u for u in ("GiB", "MiB", "KiB", "B") if size % _UNITS_BYTES[u] == 0) if size else "B"
+    return f"{size // _UNITS_BYTES[unit]}{unit}"
+
+
+def fraction_text(value: float) -> str:
+    """0.5 -> `50%`."""
+    return f"{value * 100:.{_PLACES - 2}f}".rstrip("0").rstrip(".") + "%"
 
 
 Duration = Annotated[
-    int, BeforeValidator(duration_ms), WithJsonSchema({"type": "string", "pattern": DURATION})
+    int,
+    BeforeValidator(duration_ms),
+    PlainSerializer(duration_text, return_type=str, when_used="json-unless-none"),
+    WithJsonSchema({"type": "string", "pattern": DURATION}),
 ]
 """Milliseconds, once read."""
-Size = Annotated[int, BeforeValidator(size_bytes), WithJsonSchema({"type": "string", "pattern": SIZE})]
+Size = Annotated[
+    int,
+    BeforeValidator(size_bytes),
+    PlainSerializer(size_text, return_type=str, when_used="json-unless-none"),
+    WithJsonSchema({"type": "string", "pattern": SIZE}),
+]
 """Bytes, once read."""
 Fraction = Annotated[
     float,
     BeforeValidator(fraction),
+    PlainSerializer(fraction_text, return_type=str, when_used="json-unless-none"),
     WithJsonSchema(
         {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string", "pattern": FRACTION}]}
     ),
 ]
 """From 0 to 1, once read."""
+
+
+_AS_TEXT = core_schema.plain_serializer_function_ser_schema(
+    str, return_schema=core_schema.str_schema(), when_used="json-unless-none"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +136,13 @@ class DurationRange:
             raise ValueError(f"{text!r} ends before it begins")
         return cls(first, last)
 
+    def __str__(self) -> str:
+        low = duration_text(self.low_ms)
+        return low if self.low_ms == self.high_ms else f"{low}..{duration_text(self.high_ms)}"
+
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls.parse)
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=_AS_TEXT)
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -114,7 +167,7 @@ class FractionRange:
     def parse(cls, text: object) -> FractionRange:
         """`20%..80%`, or one fraction. Raises ValueError."""
         if isinstance(text, FractionRange):
-            return text
+            return cls(fraction(text.low), fraction(text.high))
         low, dots, high = text.partition("..") if isinstance(text, str) else (text, "", "")
         first = fraction(low)
         last = fraction(high) if dots else first
@@ -122,9 +175,13 @@ class FractionRange:
             raise ValueError(f"{text!r} ends before it begins")
         return cls(first, last)
 
+    def __str__(self) -> str:
+        low = fraction_text(self.low)
+        return low if self.low == self.high else f"{low}..{fraction_text(self.high)}"
+
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls.parse)
+        return core_schema.no_info_plain_validator_function(cls.parse, serialization=_AS_TEXT)
 
     @classmethod
     def __get_pydantic_json_schema__(

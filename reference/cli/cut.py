@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reference.cli.output import show_json
-from reference.cli.unwinding import unwinding
+from reference.support.unwinding import unwinding
 from reference.core.errors import InputError
 from reference.power.bench import DOCKER, PROCESS
 from reference.power.run import Report, run_cuts

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reference.cli.unwinding import unwinding
+from reference.support.unwinding import unwinding
 from reference.demo.run import Report, chosen, run_demo, write_report
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reference.cli import clients, crash, engine, jobs, parts
+from reference.cli import chaos, clients, crash, engine, jobs, parts
 from reference.cli.api import DEFAULT_DATA, Api
 from reference.cli.options import AsJson, Data, Limit, Token, Url, nothing_before, segment
 from reference.cli.output import BAD_INPUT, show_json, show_list, spoken
@@ -32,6 +32,7 @@ app.add_typer(clients.app, name="clients")
 app.add_typer(versions_app, name="versions")
 app.add_typer(image_app, name="image")
 app.add_typer(crash.app, name="crash")
+app.add_typer(chaos.app, name="chaos")
 app.add_typer(engine.app, name="engine")
 
 

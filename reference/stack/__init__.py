@@ -349,10 +349,13 @@ class Stack:
         policy: Mapping[str, object] | None = None,
         labels: Mapping[str, str] | None = None,
         healthcheck: Healthcheck | None = None,
+        after_ms: int | None = None,
+        padding_bytes: int = 0,
     ) -> str:
         """Build, push and register a version of the client; answers its digest. Raises BlackstartError.
 
-        `policy`: of its updates, as the API takes it. `labels` and `healthcheck`: of the image.
+        `policy`: of its updates, as the API takes it. `labels`, `healthcheck` and `padding_bytes` (which do not compress):
+        of the image. `after_ms`: of the defect.
         """
         work = self.data / "images" / version
         handle = self._registries[registry]
@@ -360,7 +363,8 @@ class Stack:
         with folder_errors(self.data):
             building = asyncio.to_thread(
                 build_and_push, work, version, defect, architecture, target, handle.push_password,
-                on_base=self.images_on_base, healthcheck=healthcheck, labels=labels,
+                on_base=self.images_on_base, healthcheck=healthcheck, labels=labels, after_ms=after_ms,
+                padding_bytes=padding_bytes,
             )  # fmt: skip
             digest = await to_its_end(building)
         await self.register(version, f"{handle.host}/{repository}", digest, health, policy=policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
@@ -40,15 +41,20 @@ def build_and_push(
     on_base: bool = False,
     healthcheck: Healthcheck | None = None,
     labels: Mapping[str, str] | None = None,
+    after_ms: int | None = None,
+    padding_bytes: int = 0,
 ) -> str:
     """Make the image in `work`, push it to `target` (`host/name:tag`); answers its digest. Raises BlackstartError.
 
-    `on_base`: with Python in it, as a real engine needs it.
+    `on_base`: with Python in it, as a real engine needs it. `after_ms`: of the defect. `padding_bytes`: of a file in it
+    that does not compress, the same for the same version.
     """
     folder, layout = work / "folder", work / "layout"
     # Of an earlier start: made anew, so it is this version's for sure.
     shutil.rmtree(folder, ignore_errors=True)
-    write_client_folder(folder, version, defect)
+    write_client_folder(folder, version, defect, after_ms=after_ms)
+    if padding_bytes:
+        (folder / "padding").write_bytes(random.Random(version).randbytes(padding_bytes))  # noqa: S311 - no secret
     build_image(
         folder, layout, version=version, architecture=architecture, labels=labels, healthcheck=healthcheck,
         base=python_base() if on_base else None,

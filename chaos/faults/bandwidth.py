@@ -1,0 +1,57 @@
+"""What comes back comes slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from chaos.faults._network import ToxicFault, Wanted
+from chaos.faults.base import Params, register
+from chaos.scenario.quantities import Size
+
+if TYPE_CHECKING:
+    from chaos.proxies.watch import Seen
+
+KB = 1_000
+"""Toxiproxy counts in these, a second."""
+LOW, HIGH = 0.5, 1.3
+"""A rate within these of the one that was set was held by it, and is not slow or fast by itself."""
+
+
+class BandwidthParams(Params):
+    """How slowly."""
+
+    rate: Annotated[Size, Field(ge=KB)]
+    """Bytes a second on each connection, at least 1000B; whole thousands count."""
+
+
+@register
+class Bandwidth(ToxicFault):
+    """Toxiproxy's `bandwidth`, on the way back."""
+
+    name: ClassVar[str] = "bandwidth"
+    about: ClassVar[str] = "What comes back over the link comes at this rate, on each connection."
+    shown_by: ClassVar[str] = "an answer that came at the rate, not faster"
+    params: ClassVar[type[Params]] = BandwidthParams
+    given: BandwidthParams
+
+    @property
+    def rate(self) -> int:
+        """Thousands of bytes a second."""
+        return self.given.rate // KB
+
+    def toxics(self) -> Sequence[Wanted]:
+        return [Wanted("bandwidth", {"rate": self.rate})]
+
+    def proof(self, seen: Seen) -> str:
+        if seen.fastest is None:
+            return ""
+        per_s = seen.fastest.size / seen.fastest.seconds
+        if not LOW <= per_s / (self.rate * KB) <= HIGH:
+            return ""
+        return (
+            f"{seen.received} bytes came, at most {per_s / KB:.1f} kB/s: "
+            f"{seen.fastest.size} bytes in {seen.fastest.seconds:.2f} s"
+        )

@@ -1,0 +1,227 @@
+"""Several scenarios, a few at a time, each in a process of its own; nothing of them is left when this ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from chaos.result import Report, RunResult
+from chaos.runner import Options
+from chaos.verdict import Ended
+from reference.core.errors import BlackstartError, InputError, ServiceError
+from reference.stack.box import kill_all, on_command_line
+from reference.support.processes import ROOT, ends_with_us
+
+log = logging.getLogger("chaos")
+LANES = 2
+"""Runs at once, where nobody says."""
+END_S = 60.0
+"""How long a run may take to clear up when it is told to end."""
+LINE_BYTES = 64 << 20
+"""A result with its plan may be long."""
+
+Tell = Callable[[str, str], None]
+"""Called with a scenario's name and what happens now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where things are kept."""
+
+    report: Path | None = None
+    """A folder with one for each run: history and reports."""
+    bench: bool = False
+    """Whether the bench's own folder (logs, journals, volumes) is kept there, too."""
+
+
+async def play_all(
+    paths: Sequence[Path],
+    options: Options,
+    tell: Tell,
+    lanes: int = LANES,
+    kept: Kept = Kept(),
+) -> Report:
+    """Play them all; the order of the report is that of their names. A cancel ends every run before it goes on.
+
+    Raises InputError for a file that is wrong: all are looked at before the first is played.
+    """
+    began = time.monotonic()
+    free = asyncio.Semaphore(lanes)
+
+    async def one(path: Path) -> RunResult:
+        async with free:
+            folder = kept.report / path.stem if kept.report is not None else None
+            return await play_file(
+                path, options, lambda what: tell(path.stem, what), folder, keep_bench=kept.bench
+            )
+
+    tasks = [asyncio.create_task(one(path)) for path in paths]
+    try:
+        runs = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return Report.of(runs, time.monotonic() - began)
+
+
+async def play_file(
+    path: Path,
+    options: Options = Options(),  # noqa: B008 - it cannot be changed
+    say: Callable[[str], None] = lambda _: None,
+    folder: Path | None = None,
+    *,
+    keep_bench: bool = False,
+) -> RunResult:
+    """Play one scenario in a process of its own. `folder`: where history and reports go; None: nowhere.
+
+    Raises InputError for a file that is wrong. A run that ends without a result is unknown, with the end of its log.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="blackstart-chaos-"))
+    try:
+        result = await _run(path, options, say, scratch)
+        if folder is not None:
+            await asyncio.to_thread(_keep, scratch, folder, result, keep_bench)
+        return result
+    finally:
+        await _sweep(scratch)
+        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+
+async def _run(path: Path, options: Options, say: Callable[[str], None], scratch: Path) -> RunResult:
+    job = {
+        "file": str(Path.cwd() / path), "folder": str(scratch), "seed": options.seed, "agents": asdict(options.agents),
+    }  # fmt: skip
+    worker_log = scratch / "run.log"
+    root = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    environment = {"PYTHONUNBUFFERED": "1", **os.environ, "PYTHONPATH": root, **options.environment}
+    with worker_log.open("ab") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "chaos.worker",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=file, env=environment,
+            start_new_session=True, preexec_fn=ends_with_us(), limit=LINE_BYTES,
+        )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job).encode() + b"\n")
+    found: RunResult | None = None
+    try:
+        found = await _listen(process, say)
+        await process.wait()
+    finally:
+        await _end(process)
+    if found is None:
+        tail = await asyncio.to_thread(_tail, worker_log)
+        what = f"the run ended with exit code {process.returncode} and no result"
+        found = RunResult(
+            path.stem,
+            str(path),
+            path.stem,
+            options.seed or 0,
+            Ended.UNKNOWN,
+            f"{what}; the end of its log: {tail}",
+        )
+    return found
+
+
+async def _listen(process: asyncio.subprocess.Process, say: Callable[[str], None]) -> RunResult | None:
+    assert process.stdout is not None
+    found = None
+    async for line in process.stdout:
+        with contextlib.suppress(ValueError):
+            said = json.loads(line)
+            if "say" in said:
+                say(str(said["say"]))
+            elif "error" in said:
+                raise InputError(**said["error"])
+            elif "result" in said:
+                found = RunResult.from_json(json.dumps(said["result"]))
+    return found
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ask it to end and clear up, and end it when it does not. A cancel waits for that, too."""
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    waiting = asyncio.ensure_future(process.wait())
+    end = time.monotonic() + END_S
+    while not waiting.done() and time.monotonic() < end:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({waiting}, timeout=1.0)
+    if not waiting.done():
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await waiting
+
+
+async def _sweep(scratch: Path) -> None:
+    """What a run that was killed has left: clients outlive their agents, and so they do its own end."""
+    try:
+        if left := on_command_line(scratch):
+            log.warning("processes of a run are left, and are ended: %s", left)
+            await kill_all(lambda: on_command_line(scratch))
+    except ServiceError as error:
+        log.error("%s", error)
+
+
+def _keep(scratch: Path, folder: Path, result: RunResult, keep_bench: bool) -> None:
+    from chaos.history import History
+    from chaos.load import load
+    from chaos.report import write_run
+
+    try:
+        scenario = load(Path(result.file))
+        folder.mkdir(parents=True, exist_ok=True)
+        history = scratch / "history.jsonl"
+        if history.exists():
+            shutil.copyfile(history, folder / "history.jsonl")
+            result.folder = str(folder)
+        if keep_bench:
+            shutil.copytree(scratch, folder / "bench", dirs_exist_ok=True, symlinks=True, ignore=_no_sockets)
+        seen = History.read(folder / "history.jsonl") if history.exists() else History()
+        write_run(result, seen, folder, scenario)
+    except (OSError, shutil.Error) as error:
+        raise InputError(
+            f"cannot be written: {error}", where=str(folder), todo="Give --report another folder."
+        ) from None
+
+
+def _no_sockets(folder: str, names: list[str]) -> list[str]:
+    """Sockets and disk images are nothing to look at afterwards."""
+    left = []
+    for name in names:
+        path = Path(folder, name)
+        if name.endswith(".img") or not (path.is_file() or path.is_dir() or path.is_symlink()):
+            left.append(name)
+    return left
+
+
+def _tail(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")[-1500:]
+    except OSError:
+        return ""
+
+
+def reasons(report: Report) -> Mapping[str, list[str]]:
+    """The names of what was skipped, by reason."""
+    found: dict[str, list[str]] = {}
+    for run in report.runs:
+        if run.ended is Ended.SKIPPED:
+            found.setdefault(run.reason, []).append(run.name)
+    return found
+
+
+__all__ = ["LANES", "BlackstartError", "Kept", "Tell", "play_all", "play_file", "reasons"]

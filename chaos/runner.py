@@ -1,0 +1,224 @@
+"""One scenario, played once, in this process: bench, steady state, method, rollbacks, convergence, judgement.
+
+play        here, on a bench of its own
+play_file   the same in a process of its own (chaos/worker.py): what it mounts, starts and forgets ends with it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos.actions import act
+from chaos.bench import AGENTS, Bench, Say
+from chaos.checkers import Case
+from chaos.faults import fault_named
+from chaos.faults.base import Wants, checked
+from chaos.history import Recorder
+from chaos.judge import judge
+from chaos.method import Player
+from chaos.observers.api import ApiObserver
+from chaos.observers.journal import JournalObserver, write_ends
+from chaos.observers.probe import LOOK_EVERY_S, PROBE_EVERY_S, ProbeObserver
+from chaos.plan import as_table, plan
+from chaos.result import RunResult
+from chaos.scenario import Scenario
+from chaos.steady import converge, steady
+from chaos.verdict import Ended, overall
+from reference.core.errors import BlackstartError
+from reference.stack import Agents, Device
+from reference.stack.probe import ask
+
+FLOOR_S = 0.2
+"""Good answers before anything happens."""
+SETTLE_S = 0.3
+"""And after everything has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to play, beyond what the scenario says."""
+
+    seed: int | None = None
+    """In place of the scenario's own."""
+    agents: Agents = AGENTS
+    """Other modules than the usual: tests put broken ones here."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of the run's process, beside ours."""
+
+
+def wants_of(scenario: Scenario) -> Wants:
+    """What the faults of a scenario ask of the bench. Raises InputError."""
+    wants = Wants()
+    for use in scenario.faults:
+        fault_named(use.fault).wants(use, wants)
+    return wants
+
+
+def check_faults(scenario: Scenario) -> None:
+    """Raises InputError for a fault that is not known, or is given what it does not take."""
+    for use in scenario.faults:
+        checked(fault_named(use.fault), use)
+
+
+async def play(
+    scenario: Scenario, name: str, file: str, folder: Path, options: Options, say: Say
+) -> RunResult:
+    """Play it in `folder`, which holds the history afterwards. What goes wrong on the way is in the result."""
+    seed = scenario.seed if options.seed is None else options.seed
+    items = plan(scenario, seed)
+    result = RunResult(
+        name, file, scenario.title, seed, Ended.UNKNOWN, proves=scenario.proves, description=scenario.description,
+        tags=list(scenario.tags), runtime=scenario.bench.runtime, plan=as_table(items), began_wall_ms=time.time() * 1000,
+        machine=f"{platform.system()} {platform.release()}, Python {platform.python_version()}", version=_version(),
+    )  # fmt: skip
+    began = time.monotonic()
+    recorder = Recorder(folder / "history.jsonl")
+    recorder.record("run", "began", scenario=name, seed=seed, plan=result.plan)
+    ended = began
+    try:
+        check_faults(scenario)
+        bench = Bench(
+            scenario, folder, recorder, wants_of(scenario), say, seed=seed % 2**31, agents=options.agents
+        )
+        async with bench:
+            result.setup_ms = round((time.monotonic() - began) * 1000)
+            player = Player(bench, items, bench.all_ended)
+            try:
+                await _play(bench, player, say)
+            finally:
+                result.faults = player.rows
+                ended = time.monotonic()
+        result.teardown_ms = round((time.monotonic() - ended) * 1000)
+        recorder.record("run", "stopped")
+    except* BlackstartError as group:
+        result.reason = f"could not be played: {_first(group)}"
+    finally:
+        recorder.close()
+    _judge(result, scenario, recorder)
+    result.seconds = round(time.monotonic() - began, 2)
+    say(result.ended.value)
+    return result
+
+
+def _judge(result: RunResult, scenario: Scenario, recorder: Recorder) -> None:
+    case = Case(scenario, recorder.history(), tuple(result.faults), plan(scenario, result.seed))
+    result.findings, result.devices = judge(case)
+    verdict = overall(result.findings)
+    result.ended = Ended.UNKNOWN if result.reason else Ended(verdict.value)
+
+
+def _first(group: BaseExceptionGroup[BlackstartError]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _play(bench: Bench, player: Player, say: Say) -> None:
+    say("looking for the steady state")
+    async with watched(bench) as observers:
+        if not await steady(bench):
+            bench.recorder.record("run", "method-ends", why="not-begun", problems=[])
+            return
+        await asyncio.sleep(FLOOR_S)
+        say("playing")
+        try:
+            await player.play(bench.scenario.time_limit / 1000)
+        finally:
+            say("healing")
+            await player.heal_all()
+            for item in bench.scenario.rollbacks:
+                with contextlib.suppress(BlackstartError):
+                    await act(bench, item)
+        say("waiting for rest")
+        await converge(bench)
+        await asyncio.sleep(SETTLE_S)
+        await player.prove_all()
+        say("judging")
+        await observers.end()
+
+
+class Observers:
+    """All that look on while a method is played."""
+
+    def __init__(
+        self, bench: Bench, probe_every_s: float = PROBE_EVERY_S, look_every_s: float = LOOK_EVERY_S
+    ) -> None:
+        self._bench = bench
+        self.api = ApiObserver(bench.recorder, bench.polled, bench.jobs)
+        self.journal = JournalObserver(bench.recorder, bench.devices)
+        self.probes = [
+            ProbeObserver(
+                bench.recorder,
+                d.client_id,
+                d.client_port,
+                d.box,
+                _kept(bench, d),
+                probe_every_s,
+                look_every_s,
+            )
+            for d in bench.devices
+        ]
+        self._ended = False
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._bench.api_observer = self.api
+        self.api.start()
+        self.journal.start()
+        for probe in self.probes:
+            probe.start()
+
+    async def end(self) -> None:
+        """Stop the agents, which must leave the clients alone, and write what is left. Again is success."""
+        if self._ended:
+            return
+        self._ended = True
+        await self.api.stop()
+        await self.journal.stop()
+        bench = self._bench
+        for device in bench.devices:
+            if device.agent is not None and device.agent.alive:
+                await device.agent.stop()
+        for probe in self.probes:
+            await asyncio.to_thread(probe.stop)
+        for device in bench.devices:
+            answer = await asyncio.to_thread(ask, device.client_port)
+            await write_ends(bench.recorder, device, answer.good)
+
+
+def _kept(bench: Bench, device: Device) -> Callable[[], str | None]:
+    """The digest whose image has to be on the device's disk now."""
+
+    def kept() -> str | None:
+        if bench.all_ended() or not bench.power(device).on:
+            return None
+        return bench.kept.get(device.client_id)
+
+    return kept
+
+
+@contextlib.asynccontextmanager
+async def watched(bench: Bench) -> AsyncIterator[Observers]:
+    """While it lasts everything is watched."""
+    observers = Observers(bench)
+    observers.start()
+    try:
+        yield observers
+    finally:
+        await observers.end()
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("blackstart")
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,119 @@
+"""`blackstart chaos run`: progress, the table, the reports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaos.lanes import Kept, play_all, reasons
+from chaos.load import default_folder, load_all
+from chaos.report import write_all
+from chaos.result import Report, RunResult
+from chaos.runner import Options
+from chaos.verdict import Verdict
+from reference.core.errors import InputError
+from reference.support.unwinding import unwinding
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COLOURS = {"pass": "green", "fail": "red", "unknown": "yellow", "skipped": "dim"}
+
+
+def run(
+    paths: list[Path] | None,
+    seed: int | None,
+    report_folder: Path | None,
+    earlier: Path | None,
+    lanes: int,
+    keep: bool,
+    as_json: bool,
+) -> int:
+    """Play, show, write; answers the exit code, 128 + N when signal N ended it. Raises InputError."""
+    from rich.console import Console
+
+    found = [path for path, _ in load_all(paths or [default_folder()])]
+    if keep and report_folder is None:
+        raise InputError("there is nowhere to keep it", where="--keep", todo="Give --report FOLDER, too.")
+    progress, told = Console(stderr=True), list[int]()
+    try:
+        with progress.status(f"{len(found)} to play") as line:
+            ended: list[str] = []
+
+            def tell(name: str, what: str) -> None:
+                if what in COLOURS:
+                    ended.append(name)
+                    progress.print(f"  [{COLOURS[what]}]{what:7}[/] {name}")
+                left = len(found) - len(ended)
+                line.update(f"{len(ended)} played, {left} to go: [bold]{name}[/bold]  {what}")
+
+            playing = play_all(found, Options(seed), tell, lanes, Kept(report_folder, keep))
+            report = asyncio.run(unwinding(playing, told))
+    except (asyncio.CancelledError, OSError):  # OSError: the terminal is gone, and the progress with it
+        if not told:
+            raise
+        with contextlib.suppress(OSError):
+            print("blackstart: interrupted", file=sys.stderr)
+        return 128 + told[0]
+    if report_folder is not None:
+        write_all(report, report_folder, earlier)
+    if as_json:
+        sys.stdout.write(report.to_json() + "\n")
+    else:
+        console = Console() if sys.stdout.isatty() else Console(width=120)
+        _show(console, report, report_folder)
+    return report.exit_code()
+
+
+def _show(console: Console, report: Report, folder: Path | None) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("SCENARIO", "OUTCOME", "REASON"):
+        table.add_column(title, no_wrap=True)
+    for title in ("DOWNTIME ms", "ROLLBACK ms", "FAULTS"):
+        table.add_column(title, justify="right")
+    table.add_column("VERDICT")
+    for run_ in report.runs:
+        fired = sum(bool(fault.fired) for fault in run_.faults)
+        table.add_row(
+            run_.name, _joined(run_, "outcome"), _joined(run_, "reason"), _most(run_, "downtime_ms"),
+            _most(run_, "rollback_ms"), f"{fired}/{len(run_.faults)}",
+            f"[{COLOURS[run_.ended.value]}]{run_.ended.value}[/]",
+        )  # fmt: skip
+    console.print()
+    console.print(table)
+    for run_ in report.runs:
+        if run_.ended.value in ("fail", "unknown"):
+            _explain(console, run_)
+    for reason, names in reasons(report).items():
+        console.print(f"skipped, because {escape(reason)}: {', '.join(names)}", highlight=False)
+    counts = [f"{sum(r.ended.value == word for r in report.runs)} {word}" for word in COLOURS]
+    where = f"; reports: {folder / 'index.html'}" if folder is not None else ""
+    console.print(f"\n{', '.join(counts)} in {report.seconds:.1f} s{where}", highlight=False)
+
+
+def _explain(console: Console, run_: RunResult) -> None:
+    from rich.markup import escape
+
+    if run_.reason:
+        console.print(f"[yellow]{run_.name}[/]: {escape(run_.reason)}", highlight=False)
+    for finding in run_.findings:
+        if finding.verdict is not Verdict.PASS:
+            colour = COLOURS[finding.verdict.value]
+            device = f" ({finding.device})" if finding.device else ""
+            said = f"{finding.checker}{device}: expected {finding.expected}; {finding.measured}"
+            console.print(f"[{colour}]{run_.name}[/]: {escape(said)}", highlight=False)
+
+
+def _joined(run_: RunResult, name: str) -> str:
+    return ", ".join(dict.fromkeys(str(getattr(d, name)) for d in run_.devices if getattr(d, name))) or "-"
+
+
+def _most(run_: RunResult, name: str) -> str:
+    values = [getattr(d, name) for d in run_.devices if getattr(d, name) is not None]
+    return str(max(values)) if values else "-"
