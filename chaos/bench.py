@@ -94,7 +94,7 @@ class Bench:
         self._wants = wants
         self._say = say
         self._seed = seed
-        self._links = ToxicLinks(folder / "toxiproxy")
+        self._links = ToxicLinks(folder)
         self._mqtt = MqttProxy(seed=seed)
         self._ways: dict[str, MqttWay] = {}
         self._passages: dict[tuple[Link, str], Passage] = {}

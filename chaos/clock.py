@@ -46,7 +46,8 @@ class FakeClock:
     def __init__(self, file: Path) -> None:
         self._file = file
         named = hashlib.blake2b(os.fsencode(file), digest_size=6).hexdigest()
-        self._name = f"blackstart-{os.getpid()}-{named}"
+        self.name = f"blackstart-{os.getpid()}-{named}"
+        """Of what its processes share."""
         self.offset_ms = 0
         """How far it was set from this machine's."""
 
@@ -65,7 +66,7 @@ class FakeClock:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
             "FAKE_UTIME": "0",
-            "FAKETIME_SHARED": f"/{self._name} /{self._name}",
+            "FAKETIME_SHARED": f"/{self.name} /{self.name}",
             "BLACKSTART_CLOCK": str(self._file),
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
         }
@@ -91,7 +92,7 @@ class FakeClock:
 
     def close(self) -> None:
         """Remove what the processes with this clock have shared. Again is success."""
-        for name in (self._name, f"sem.{self._name}"):
+        for name in (self.name, f"sem.{self.name}"):
             (_SHARED / name).unlink(missing_ok=True)
 
     def _write(self, by_ms: int) -> None:
@@ -107,11 +108,11 @@ class FakeClock:
         self.close()
         library_c = ctypes.CDLL(None, use_errno=True)
         library_c.sem_open.restype = ctypes.c_void_p
-        name, mode, free = f"/{self._name}".encode(), ctypes.c_uint(0o600), ctypes.c_uint(1)
+        name, mode, free = f"/{self.name}".encode(), ctypes.c_uint(0o600), ctypes.c_uint(1)
         if not (opened := library_c.sem_open(name, os.O_CREAT, mode, free)):
-            raise FaultError(f"no semaphore for a clock: {os.strerror(ctypes.get_errno())}", where=self._name)
+            raise FaultError(f"no semaphore for a clock: {os.strerror(ctypes.get_errno())}", where=self.name)
         library_c.sem_close(ctypes.c_void_p(opened))
-        with (_SHARED / self._name).open("ab") as file:
+        with (_SHARED / self.name).open("ab") as file:
             file.truncate(_SHARED_BYTES)
 
     def _asked(self) -> int | None:

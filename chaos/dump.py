@@ -36,14 +36,16 @@ def _keys(part: Part) -> dict[str, object]:
     texts: Mapping[str, object] = part.model_dump(mode="json", by_alias=True)
     found: dict[str, object] = {}
     for name, field in type(part).model_fields.items():
-        value = getattr(part, name)
-        key = field.alias or name
+        value, key = getattr(part, name), field.alias or name
         said = isinstance(part, Expect) and name in _SAID and name in part.model_fields_set
         always = isinstance(part, _ALWAYS[0]) and name == _ALWAYS[1]
-        if field.is_required() or said or always or value != field.get_default(call_default_factory=True):
+        usual = not field.is_required() and value == field.get_default(call_default_factory=True)
+        if isinstance(value, Part) and usual:
+            usual = not _keys(value)  # Null that was said is equal to nothing said.
+        if said or always or not usual:
             found[key] = _value(value, texts[key])
-            if isinstance(part, Expect) and name in _SAID and isinstance(value, tuple) and len(value) == 1:
-                found[key] = value[0].value
+        if said and isinstance(value, tuple) and len(value) == 1:
+            found[key] = value[0].value
     return found
 
 

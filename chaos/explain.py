@@ -101,7 +101,9 @@ def _said(details: ErrorDetails, path: Path, model: type[BaseModel]) -> tuple[st
         return f"there is no key {key!r} here", meant(key, known, allowed)
     if kind == "missing":
         return f"the key {key!r} is missing", ""
-    if kind.startswith("union_tag") or (len(path) == 2 and path[0] in ("method", "rollbacks") and kind in _TYPES):
+    if kind.startswith("union_tag") or (
+        len(path) == 2 and path[0] in ("method", "rollbacks") and kind in _TYPES
+    ):
         return _kind(given, context)
     if kind in ("enum", "literal_error"):
         known = re.findall(r"'([^']*)'", str(context.get("expected", "")))

@@ -95,8 +95,25 @@ async def play_file(
             await asyncio.to_thread(_keep, scratch, folder, result, keep_bench)
         return result
     finally:
-        await _sweep(scratch)
+        await sweep(scratch)
         await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+
+
+async def spawn(
+    module: str, job: Mapping[str, object], environment: Mapping[str, str], worker_log: Path
+) -> asyncio.subprocess.Process:
+    """Start a worker, told what to do by one line; it ends with us. `end` ends it, `sweep` what it may have left."""
+    root = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    given = {"PYTHONUNBUFFERED": "1", **os.environ, "PYTHONPATH": root, **environment}
+    with worker_log.open("ab") as file:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", module,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=file, env=given,
+            start_new_session=True, preexec_fn=ends_with_us(), limit=LINE_BYTES,
+        )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job).encode() + b"\n")
+    return process
 
 
 async def _run(path: Path, options: Options, say: Callable[[str], None], scratch: Path) -> RunResult:
@@ -104,24 +121,15 @@ async def _run(path: Path, options: Options, say: Callable[[str], None], scratch
         "file": str(Path.cwd() / path), "folder": str(scratch), "seed": options.seed, "agents": asdict(options.agents),
     }  # fmt: skip
     worker_log = scratch / "run.log"
-    root = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    environment = {"PYTHONUNBUFFERED": "1", **os.environ, "PYTHONPATH": root, **options.environment}
-    with worker_log.open("ab") as file:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "chaos.worker",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=file, env=environment,
-            start_new_session=True, preexec_fn=ends_with_us(), limit=LINE_BYTES,
-        )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(job).encode() + b"\n")
+    process = await spawn("chaos.worker", job, options.environment, worker_log)
     found: RunResult | None = None
     try:
         found = await _listen(process, say)
         await process.wait()
     finally:
-        await _end(process)
+        await end(process)
     if found is None:
-        tail = await asyncio.to_thread(_tail, worker_log)
+        tail = await asyncio.to_thread(end_of_log, worker_log)
         what = f"the run ended with exit code {process.returncode} and no result"
         found = RunResult(
             path.stem,
@@ -149,7 +157,7 @@ async def _listen(process: asyncio.subprocess.Process, say: Callable[[str], None
     return found
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end(process: asyncio.subprocess.Process) -> None:
     """Ask it to end and clear up, and end it when it does not. A cancel waits for that, too."""
     if process.returncode is not None:
         return
@@ -166,7 +174,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await waiting
 
 
-async def _sweep(scratch: Path) -> None:
+async def sweep(scratch: Path) -> None:
     """What a run that was killed has left: clients outlive their agents, and so they do its own end."""
     try:
         if left := on_command_line(scratch):
@@ -208,7 +216,8 @@ def _no_sockets(folder: str, names: list[str]) -> list[str]:
     return left
 
 
-def _tail(path: Path) -> str:
+def end_of_log(path: Path) -> str:
+    """What a worker's log says last; empty when there is none."""
     try:
         return path.read_text("utf-8", "replace")[-1500:]
     except OSError:
@@ -224,4 +233,6 @@ def reasons(report: Report) -> Mapping[str, list[str]]:
     return found
 
 
-__all__ = ["LANES", "BlackstartError", "Kept", "Tell", "play_all", "play_file", "reasons"]
+__all__ = [
+    "LANES", "BlackstartError", "Kept", "Tell", "end", "end_of_log", "play_all", "play_file", "reasons", "spawn", "sweep",
+]  # fmt: skip

@@ -60,7 +60,9 @@ def scenario_files(paths: Iterable[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*.y*ml") if p.suffix in ENDS and _seen(p.relative_to(path)))
+            inside = sorted(
+                p for p in path.rglob("*.y*ml") if p.suffix in ENDS and _seen(p.relative_to(path))
+            )
             if not inside:
                 raise InputError(
                     "there is no scenario in this folder",

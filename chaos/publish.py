@@ -15,6 +15,8 @@ from reference.stack import Stack
 HEALTH = Health(probe="/healthz", start_period_ms=1_000, window_ms=3_000, stable_for_ms=400)
 """Short: the client of the bench is up in some milliseconds."""
 REPOSITORY = "opc-client"
+OWN_BYTES = 64 << 10
+"""What each version has of its own at least: without it all would share their layers, and nothing would be pulled."""
 
 
 async def publish(stack: Stack, scenario: Scenario, claimed: Iterable[str] = ()) -> None:
@@ -37,7 +39,7 @@ async def _publish(stack: Stack, spec: VersionSpec) -> None:
     await stack.publish(
         spec.version, defect, health=health, policy=policy, architecture=spec.architecture or None,
         labels={"blackstart.handover": CoreHandover.OVERLAP.value} if overlaps else None,
-        after_ms=after_ms, padding_bytes=spec.layer << 20,
+        after_ms=after_ms, padding_bytes=(spec.layer << 20) or OWN_BYTES,
     )  # fmt: skip
 
 

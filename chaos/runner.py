@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import platform
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import httpx
 
 from chaos.actions import act
 from chaos.bench import AGENTS, Bench, Say
@@ -34,6 +37,7 @@ from reference.core.errors import BlackstartError
 from reference.stack import Agents, Device
 from reference.stack.probe import ask
 
+log = logging.getLogger("chaos")
 FLOOR_S = 0.2
 """Good answers before anything happens."""
 SETTLE_S = 0.3
@@ -96,8 +100,10 @@ async def play(
                 ended = time.monotonic()
         result.teardown_ms = round((time.monotonic() - ended) * 1000)
         recorder.record("run", "stopped")
-    except* BlackstartError as group:
-        result.reason = f"could not be played: {_first(group)}"
+    except* (BlackstartError, OSError, httpx.HTTPError) as group:
+        log.exception("could not be played")
+        first = _first(group)
+        result.reason = f"could not be played: {first if isinstance(first, BlackstartError) else repr(first)}"
     finally:
         recorder.close()
     _judge(result, scenario, recorder)
@@ -113,7 +119,7 @@ def _judge(result: RunResult, scenario: Scenario, recorder: Recorder) -> None:
     result.ended = Ended.UNKNOWN if result.reason else Ended(verdict.value)
 
 
-def _first(group: BaseExceptionGroup[BlackstartError]) -> BaseException:
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

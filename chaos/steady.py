@@ -61,7 +61,7 @@ async def _of(bench: Bench, probe: SteadyProbe, device: Device) -> str:
     return "" if found.phase == Phase.IDLE.value and not found.queued else f"the agent is in {found.phase}"
 
 
-async def converge(bench: Bench) -> bool:
+async def converge(bench: Bench, poll_s: float = POLL_S) -> bool:
     """Wait until everything is at rest after the last fault was healed, and write how long that took.
 
     At rest: every agent runs and has nothing to do, one client process each answers well (none, where nothing was ever
@@ -80,7 +80,7 @@ async def converge(bench: Bench) -> bool:
         if took > limit:
             bench.recorder.record("run", "not-converged", what="; ".join(wrong))
             return False
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(poll_s)
 
 
 async def _unrest(bench: Bench, device: Device) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, wraps
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 from chaos.history import Event, History
 from chaos.plan import Planned
@@ -36,6 +36,8 @@ class Case:
     faults: tuple[FaultRow, ...] = ()
     plan: tuple[Planned, ...] = ()
     """Empty: as the scenario says it."""
+    memo: dict[tuple[str, str], object] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What was made of the history once, by what and device: `remembered`."""
 
     @cached_property
     def devices(self) -> tuple[str, ...]:
@@ -86,6 +88,20 @@ class Case:
 
 
 Checker = Callable[[Case], list[Finding]]
+T = TypeVar("T")
+
+
+def remembered(look: Callable[[Case, str], T]) -> Callable[[Case, str], T]:
+    """A look at a device that is taken once for each case: a soak has a hundred jobs, and asks for each."""
+
+    @wraps(look)
+    def once_only(case: Case, device: str) -> T:
+        key = (look.__name__, device)
+        if key not in case.memo:
+            case.memo[key] = look(case, device)
+        return cast("T", case.memo[key])
+
+    return once_only
 
 
 class Told(NamedTuple):

@@ -90,6 +90,8 @@ def samples(case: Case, device: str) -> Told:
         if ran:
             raise Missing("no sample was found, and the client ran")
         return Told(Verdict.PASS, "the client never ran, and left none")
+    if broken is not None and lost is None and case.scenario.expect.samples_lost:
+        raise Missing(f"some are lost from line {broken} on, and how many was not counted")
     gone = max(lost or 0, 1 if broken is not None else 0)
     where = f", first at line {broken}" if broken is not None else ""
     said = f"{first} to {last}, {gone or 'none'} lost or torn{where}"

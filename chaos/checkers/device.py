@@ -58,10 +58,11 @@ def current_kept(case: Case, device: str) -> Told:
     """Its image is there at every look, and it is not stopped before the switch is in the journal."""
     end = case.end("image", device)
     before, last = own_entries(case, device)
-    entries = [*before, *last]
+    asked = {order.job_id for order in orders(case, device)}
+    entries = [e for e in (*before, *last) if e.job_id in asked]
     if case.scenario.bench.begins is None:
         return Told(Verdict.PASS, "nothing ran before")
-    if all(e.phase is Phase.IDLE for e in entries):
+    if not entries:
         return Told(Verdict.PASS, "no job was begun")
     commits = [journaled_t(case, device, job, Phase.COMMITTING) for job in jobs_in(entries, Phase.COMMITTING)]
     until = max([t for t in commits if t is not None], default=float("inf"))

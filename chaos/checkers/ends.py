@@ -15,10 +15,12 @@ from chaos.checkers.evidence import (
     version_before,
 )
 from chaos.verdict import Verdict
+from reference.core.errors import Reason
 from reference.core.job import Job
 from reference.core.model import Outcome
 
 NOTHING = "nothing"
+_REASONS = frozenset(reason.value for reason in Reason)
 
 
 def _wanted_outcome(case: Case) -> str:
@@ -122,10 +124,8 @@ def refused(case: Case) -> Told:
         if device not in unseen:
             reasons = case.end("refusals", device).get("reasons")
             seen += [str(r) for r in reasons] if isinstance(reasons, list | tuple) else []
-    said = (
-        ", ".join(f"{name} ({seen.count(name)} times)" for name in dict.fromkeys(seen))
-        or "nothing was refused"
-    )
+    names = dict.fromkeys(name for name in seen if name in _REASONS)
+    said = ", ".join(f"{name} ({seen.count(name)} times)" for name in names) or "nothing was refused"
     if wanted is not None and wanted.value in seen:
         return Told(Verdict.PASS, said)
     if unseen or not case.devices:

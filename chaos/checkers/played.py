@@ -37,13 +37,15 @@ def observed(case: Case) -> Told:
 
 @once("method-played", "the method was played, and every job ended within the time limit")
 def method_played(case: Case) -> Told:
-    """Running out of time is a failure only where a job did not end in it."""
+    """What could not be done makes it unknown; running out of time is a failure only where a job did not end in it."""
     found = case.last("run", "method-ends")
     if found is None:
         raise Missing("the method did not come to an end")
-    why, what = str(found.data.get("why")), str(found.data.get("what") or "")
+    why, problems = str(found.data.get("why")), found.data.get("problems")
+    said = [str(p) for p in problems] if isinstance(problems, list | tuple) else []
+    what = "; ".join([*said, *([str(w)] if (w := found.data.get("what")) else [])])
     if why == "done":
-        return Told(Verdict.PASS, "played to its end")
+        return Told(Verdict.UNKNOWN, what) if what else Told(Verdict.PASS, "played to its end")
     if why != "time-limit":
         return Told(Verdict.UNKNOWN, f"{why}: {what}" if what else why)
     late = [text for device in case.devices for text in _open_jobs(case, device, found.t)]

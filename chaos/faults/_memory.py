@@ -16,7 +16,7 @@ from chaos.faults.base import FaultError
 from reference.support.processes import ends_with_us
 
 ROOT = Path("/sys/fs/cgroup")
-ROOM_BYTES = 64 << 20
+ROOM_BYTES = 32 << 20
 """What is left to a group before the kernel has to kill."""
 KILL_S = 10.0
 NEIGHBOUR = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class AgentKilled(Fault):
     family = Family.PARTS
     about = "The updater gets SIGKILL, and is started again after `for`; at once without it."
     shown_by = "its process is gone"
+    _coming: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """See the port."""
@@ -39,11 +41,14 @@ class AgentKilled(Fault):
             if await kill(self.ground, pid) is not None:
                 self._away.append(_Away(device, pid, since))
             await agent.kill()  # It is gone; this lets go of what we hold of it.
-        if self.use.for_ is None:
-            await self.heal()
+        if self.use.for_ is None:  # It is in force already: its end is not waited for here.
+            self._coming = asyncio.create_task(self._bring_back())
 
     async def heal(self) -> None:
         """See the port."""
+        await (self._coming if self._coming is not None else self._bring_back())
+
+    async def _bring_back(self) -> None:
         for away in getattr(self, "_away", []):
             if away.back is None:
                 if away.device.agent is None or not away.device.agent.alive:

@@ -28,6 +28,7 @@ from reference.support.files import write_durably
 _SINCE = timedelta(minutes=-30)
 _GRACE_S = 1.0
 _DIAL_S = 5.0
+_PATIENCE_S = 0.3
 
 
 @register
@@ -39,7 +40,7 @@ class DeviceCertificateExpired(Fault):
     about = (
         "The agent is started with a certificate that has expired; the good one comes back when it is healed."
     )
-    shown_by = "what the broker answers to the agent's certificate, and an agent that is not connected"
+    shown_by = "a broker that hangs up on this certificate and not on the good one, and an agent that is not connected"
 
     def __init__(self, ground: Ground, use: FaultUse, given: Any, chance: random.Random) -> None:
         super().__init__(ground, use, given, chance)
@@ -71,12 +72,18 @@ class DeviceCertificateExpired(Fault):
             if device.client_id not in self._good:
                 return ""
             settings = load_settings(device.config)
-            answer = await asyncio.to_thread(_answer, settings.broker)
+            ours, good = _chain(settings.broker), self._good[device.client_id]
+            gone = await asyncio.to_thread(_hangs_up, settings.broker, ours)
+            taken = not await asyncio.to_thread(
+                _hangs_up, settings.broker, (str(good["cert"]), str(good["key"]))
+            )
             live = (await asyncio.to_thread(look, settings, "status")).get("live")
-            if "expired" not in answer.lower() or not isinstance(live, dict) or live["connected"]:
+            if not gone or not taken or not isinstance(live, dict) or live["connected"]:
                 return ""
+            ended = (await asyncio.to_thread(store.read_certificate, Path(ours[0]))).not_valid_after_utc
             said.append(
-                f"the broker answers {answer} to {device.client_id}'s certificate, and its agent is not connected"
+                f"{device.client_id}'s certificate ended at {ended:%H:%M:%S} UTC; the broker hangs up on it and not on the "
+                "good one, and the agent is not connected"
             )
         return "; ".join(said)
 
@@ -96,21 +103,27 @@ class DeviceCertificateExpired(Fault):
         return {name: str(path) for name, path in paths.items()}
 
 
-def _answer(broker: BrokerSettings) -> str:
-    """What the broker says to the certificate that the agent has; empty when it takes it, or is not there."""
+def _chain(broker: BrokerSettings) -> tuple[str, str]:
+    return (str(broker.cert), str(broker.key))
+
+
+def _hangs_up(broker: BrokerSettings, chain: tuple[str, str]) -> bool:
+    """Whether the broker ends a connection with this certificate at once, before a word of MQTT was said."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(broker.ca))
-    context.load_cert_chain(broker.cert, broker.key)
+    context.load_cert_chain(*chain)
     try:
         with (
             socket.create_connection((broker.host, broker.port), _DIAL_S) as dialled,
             context.wrap_socket(dialled, server_hostname=broker.host) as secured,
         ):
-            secured.recv(1)  # Under TLS 1.3 the answer comes after the handshake.
-    except ssl.SSLError as error:
-        return error.reason or str(error)
+            secured.settimeout(
+                _PATIENCE_S
+            )  # Under TLS 1.3 it is told after the handshake, if it is told at all.
+            return not secured.recv(1)
+    except TimeoutError:
+        return False
     except OSError:
-        pass
-    return ""
+        return True
 
 
 def _use(device: Device, files: Mapping[str, object]) -> Mapping[str, object]:

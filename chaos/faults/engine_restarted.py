@@ -38,6 +38,7 @@ class EngineRestarted(Fault):
     params = EngineParams
     needs = (Need.DOCKER,)
     given: EngineParams
+    _coming: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """See the port. Raises FaultError on a bench without an engine, ServiceError on an engine that is not ours."""
@@ -50,11 +51,14 @@ class EngineRestarted(Fault):
             down = _Down(engine, mine, self.given.live_restore)
             self._down.append(down)
             await asyncio.to_thread(down.end, kill=self.given.kill)
-        if self.use.for_ is None:
-            await self.heal()
+        if self.use.for_ is None:  # It is in force already: its end is not waited for here.
+            self._coming = asyncio.create_task(self._bring_back())
 
     async def heal(self) -> None:
         """See the port."""
+        await (self._coming if self._coming is not None else self._bring_back())
+
+    async def _bring_back(self) -> None:
         for down in getattr(self, "_down", []):
             await asyncio.to_thread(down.back)
 

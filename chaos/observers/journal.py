@@ -106,9 +106,24 @@ async def write_ends(recorder: Recorder, device: Device, healthy: bool) -> None:
     `healthy`: whether its client answered well at the last probe. What cannot be read is left out: a checker that needs
     it says unknown.
     """
-    name = device.client_id
     with contextlib.suppress(BlackstartError, OSError):
         await asyncio.to_thread(_journal, recorder, device)
+    await write_rest(recorder, device, healthy)
+
+
+async def write_ends_running(recorder: Recorder, device: Device, healthy: bool) -> None:
+    """The same while its agent runs, which has to be at rest: the journal as the agent shows it."""
+    with contextlib.suppress(BlackstartError, OSError, ValueError):
+        settings = load_settings(device.config)
+        memory = (await asyncio.to_thread(look, settings, "status")).get("memory")
+        history = (await asyncio.to_thread(look, settings, "journal")).get("history")
+        recorder.record("journal", "end", device.client_id, memory=memory, history=history)
+    await write_rest(recorder, device, healthy)
+
+
+async def write_rest(recorder: Recorder, device: Device, healthy: bool) -> None:
+    """What a device is left with, but for its journal."""
+    name = device.client_id
     with contextlib.suppress(BlackstartError, OSError):
         boot_id, view = await device.box.view()
         state = HealthState.HEALTHY if healthy else HealthState.UNHEALTHY

@@ -28,7 +28,6 @@ from chaos.power.processes import alive, family, stand_still
 from reference.engine import PrivateEngine
 from reference.engine.leftovers import processes_of, unmount
 from reference.power.disk import Disk
-from reference.stack.box import on_command_line
 from reference.stack.device import Device
 from reference.stack.docker_box import DockerBox
 from reference.support.files import syncfs
@@ -161,16 +160,14 @@ class Power:
         Raises FaultError when one of them is not of this run.
         """
         root, agent = self.device.root, self.device.agent
-        found = set(on_command_line(self._guard.path(root)))
-        if agent is not None and agent.alive:
-            found.add(agent.pid)
-        found = {pid for pid in family(found) if alive(pid)}
+        also = [agent.pid] if agent is not None and agent.alive else []
+        found = family(os.fsencode(f"{self._guard.path(root)}/"), also) - {os.getpid()}
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 self._check(pid)
         if self._engine is not None:
             found |= processes_of(self._engine.places)
-        return found - {os.getpid()}
+        return found
 
     def _check(self, pid: int) -> None:
         """Raises FaultError for a process that lives and is not of this run."""
@@ -219,20 +216,24 @@ class Power:
                 (disk.at / _WITNESS).write_bytes(_WORDS)
             disk.cut()
         finally:
-            self._kill_all()
+            self._kill_all(stopped)
         return Outage("cut", len(stopped), began, dead_disk=_is_dead(disk.at))
 
-    def _kill_all(self) -> set[int]:
+    def _kill_all(self, known: set[int] | None = None) -> set[int]:
         """SIGKILL until nothing of the device is left. Raises FaultError."""
-        end, told = time.monotonic() + GONE_S, set[int]()
-        while left := self.processes():
+        end, told, left = time.monotonic() + GONE_S, set[int](), known or self.processes()
+        while left:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             told |= left
-            if time.monotonic() > end:
-                raise FaultError(f"processes survive SIGKILL: {sorted(left)}", where=self.device.client_id)
-            time.sleep(_POLL_S)
+            while any(alive(pid) for pid in left):
+                if time.monotonic() > end:
+                    raise FaultError(
+                        f"processes survive SIGKILL: {sorted(left)}", where=self.device.client_id
+                    )
+                time.sleep(_POLL_S)
+            left = self.processes()
         return told
 
     def _end_all(self) -> int:

@@ -62,7 +62,7 @@ def _row(run: RunResult, link: str) -> str:
     name = f'<a href="{esc(link)}">{esc(run.name)}</a>' if link else esc(run.name)
     mark = "" if run.ended is Ended.PASS else f' class="{run.ended.value}"'
     return (
-        f'<tr{mark}><th scope="row">{name}<br/><span class="soft">{esc(run.title)}</span>{_why(run)}</th>'
+        f'<tr{mark}><th scope="row">{name}<br/><small class="soft">{esc(run.title)}</small>{_why(run)}</th>'
         f'<td>{badge(run.ended.value)}</td><td class="n">{fired} of {len(run.faults)}</td>'
         f'<td class="n">{esc(ms(worst(d.downtime_ms for d in run.devices)))}</td>'
         f'<td class="n">{esc(ms(worst(d.rollback_ms for d in run.devices)))}</td>'
@@ -77,7 +77,7 @@ def _why(run: RunResult) -> str:
     wanted = Verdict.FAIL if run.ended is Ended.FAIL else Verdict.UNKNOWN
     first = next((f for f in run.findings if f.verdict is wanted), None)
     said = f"{first.checker}: {first.measured}" if first is not None else run.reason
-    return f"<br/>{esc(said)}" if said else ""
+    return f"<br/><small>{esc(said)}</small>" if said else ""
 
 
 def _skipped(report: Report) -> str:

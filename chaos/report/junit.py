@@ -19,9 +19,8 @@ _OF = {Ended.FAIL: Verdict.FAIL, Ended.UNKNOWN: Verdict.UNKNOWN}
 
 def junit(report: Report) -> bytes:
     """The file's content."""
-    root = ET.Element(
-        "testsuites", name="blackstart chaos", time=f"{report.seconds:.3f}", **_counts(report.runs)
-    )
+    about = {"name": "blackstart chaos", "time": f"{report.seconds:.3f}"}
+    root = ET.Element("testsuites", {**about, **_counts(report.runs)})
     for run in report.runs:
         root.append(_suite(run))
     ET.indent(root)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from chaos.checkers.case import Case, Missing
 from chaos.checkers.evidence import gaps, stretches
@@ -112,7 +113,14 @@ def closer(whole: Picture, case: Case, device: str) -> Picture | None:
     begin, end = found[0].begin - room, found[-1].end + room
     if end - begin > (whole.end - whole.begin) * 0.4:
         return None
-    return Picture(device, begin, end, whole.zero, whole.lanes, whole.marks, whole.versions)
+    lanes = [
+        n for n in whole.lanes if not n.name.startswith("fault") or any(_meets(b, begin, end) for b in n.bars)
+    ]
+    return Picture(device, begin, end, whole.zero, lanes, whole.marks, whole.versions)
+
+
+def _meets(bar: Bar, begin: float, end: float) -> bool:
+    return bar.end >= begin and bar.begin <= end
 
 
 def _end(case: Case, device: str, zero: float) -> float:
@@ -148,7 +156,11 @@ def _phases(case: Case, device: str, end: float) -> list[Bar]:
 
 def _probe(case: Case, device: str, versions: dict[str, str]) -> list[Bar]:
     return [
-        _bar(s.begin, s.end, s.version or "down", versions.get(s.version or "", "down"))
+        _bar(s.begin, s.end, s.version, versions[s.version])
+        if s.version is not None
+        else Bar(
+            s.begin, s.end, f"down {(gone := seconds(s.end - s.begin))}", "down", f"nobody answers: {gone}"
+        )
         for s in stretches(case, device)
     ]
 
@@ -182,12 +194,9 @@ def _messages(case: Case, device: str) -> list[Tick]:
 
 
 def _api(case: Case, device: str, end: float) -> list[Bar]:
-    seen = [
-        *case.of("api", "job", device),
-        *case.of("api", "unreachable", device),
-        *case.of("api", "reachable", device),
-    ]
-    seen.sort(key=lambda event: event.t)
+    # That it does not answer is about all devices.
+    kinds = (("job", device), *((kind, of) for kind in ("unreachable", "reachable") for of in ("", device)))
+    seen = sorted((e for kind, of in kinds for e in case.of("api", kind, of)), key=lambda event: event.t)
     bars, status = [], ""
     for event, later in _pairs(seen):
         until = later.t if later is not None else end
@@ -253,7 +262,8 @@ def _coming(row: FaultRow, end: float, prefix: str) -> list[Bar]:
     if row.triggered_t is not None and begin > row.triggered_t:
         bars.append(Bar(row.triggered_t, begin, "", "lead", f"{row.label}: triggered"))
     kind = "fault" if row.fired and not row.failed else "unproved"
-    bars.append(Bar(begin, until, f"{prefix}{seconds(until - begin)}", kind, about))
+    lasted = seconds(until - begin) if until > begin else "at once"
+    bars.append(Bar(begin, until, f"{prefix}{lasted}", kind, about))
     return bars
 
 
@@ -273,7 +283,7 @@ def _marks(case: Case, device: str) -> list[Mark]:
 
 
 def _pairs(events: Sequence[Event]) -> Iterable[tuple[Event, Event | None]]:
-    return zip(events, [*events[1:], None], strict=True) if events else ()
+    return zip_longest(events, events[1:])
 
 
 def _bar(begin: float, end: float, what: str, kind: str, more: str = "") -> Bar:

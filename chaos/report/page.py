@@ -15,6 +15,7 @@ from chaos.report.text import day_and_time, esc, ms, plural, seconds, short
 from chaos.result import FaultRow, RunResult
 from chaos.scenario.model import Scenario
 from chaos.verdict import Finding, Verdict
+from reference.core.model import Phase
 
 OPEN_DEVICES = 3
 """Devices whose pictures are shown at once; the others' are folded."""
@@ -60,15 +61,27 @@ def _trouble(result: RunResult) -> str:
     bad = [f for f in result.findings if f.verdict is not Verdict.PASS]
     if not bad and not result.reason:
         return ""
-    bad.sort(key=lambda f: _ORDER[f.verdict])
-    rows = "".join(
-        f"<li>{badge(f.verdict.value)} <strong>{esc(f.checker)}</strong>{f' on {esc(f.device)}' if f.device else ''}: "
-        f'{esc(f.measured)} <span class="soft">(expected: {esc(f.expected)})</span></li>'
-        for f in bad
-    )
+    alike: dict[tuple[str, str, Verdict], list[Finding]] = {}
+    for finding in sorted(bad, key=lambda f: _ORDER[f.verdict]):
+        alike.setdefault((finding.checker, finding.expected, finding.verdict), []).append(finding)
+    rows = "".join(_wrong(findings) for findings in alike.values())
     why = f"<p>{esc(result.reason)}</p>" if result.reason else ""
     kind = "box fail" if any(f.verdict is Verdict.FAIL for f in bad) else "box"
     return f'<section class="{kind}" aria-label="What was wrong">{why}{f"<ul>{rows}</ul>" if rows else ""}</section>'
+
+
+def _wrong(findings: Sequence[Finding]) -> str:
+    """One expectation that was not met, on one device or on several."""
+    first = findings[0]
+    names = ", ".join(f.device for f in findings[:NAMED] if f.device)
+    more = f" and {len(findings) - NAMED} more" if len(findings) > NAMED else ""
+    said = list(dict.fromkeys(f.measured for f in findings))
+    others = f"; and {len(said) - NAMED} others" if len(said) > NAMED else ""
+    return (
+        f"<li>{badge(first.verdict.value)} <strong>{esc(first.checker)}</strong>"
+        f"{f' on {esc(names)}{more}' if names else ''}: {esc('; '.join(said[:NAMED]))}{others} "
+        f'<span class="soft">(expected: {esc(first.expected)})</span></li>'
+    )
 
 
 def _cards(result: RunResult) -> str:
@@ -134,12 +147,13 @@ def _key() -> str:
     """What the colours mean that no word in the picture says."""
     swatches = [
         ("down", "nobody answers"), ("lead", "fault triggered"), ("fault", "fault in force, and shown to have fired"),
-        ("unproved", "fault not shown to have fired"),
+        ("unproved", "fault not shown to have fired"), *((f"p-{p.value}", p.value.replace("_", " ")) for p in Phase),
     ]  # fmt: skip
     items = "".join(
         f'<li><svg viewBox="0 0 14 11" aria-hidden="true"><rect class="{kind}" x="1" y="1" width="12" height="9"/></svg>'
         f"{words}</li>"
         for kind, words in swatches
+        if kind != "p-idle"
     )
     lines = "".join(
         f'<li><svg viewBox="0 0 14 11" aria-hidden="true"><line class="{kind}" x1="7" x2="7" y1="{a}" y2="{b}" '
@@ -215,11 +229,7 @@ def _fault_row(row: FaultRow) -> str:
     good = bool(row.fired) and not row.failed
     name = row.label if row.label == row.fault else f"{row.label} ({row.fault})"
     where = ", ".join(part for part in (row.link, row.device) if part) or "–"
-    lasted = (
-        seconds(row.healed_t - row.in_force_t)
-        if row.healed_t is not None and row.in_force_t is not None
-        else "–"
-    )
+    lasted = _lasted(row)
     proof = row.fired or "nothing shows that it fired"
     failed = f" <strong>{esc(row.failed)}</strong>" if row.failed else ""
     mark = "" if good else ' class="unknown"'
@@ -228,6 +238,12 @@ def _fault_row(row: FaultRow) -> str:
         f'<td class="n">{"–" if row.in_force_t is None else f"{row.in_force_t:.3f} s"}</td><td class="n">{esc(lasted)}</td>'
         f'<td class="n">{"–" if row.lag_ms is None else f"{row.lag_ms:.0f} ms"}</td><td>{esc(proof)}{failed}</td></tr>'
     )
+
+
+def _lasted(row: FaultRow) -> str:
+    if row.healed_t is None or row.in_force_t is None:
+        return "–"
+    return seconds(row.healed_t - row.in_force_t) if row.healed_t > row.in_force_t else "at once"
 
 
 def _devices(result: RunResult) -> str:

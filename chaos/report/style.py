@@ -9,12 +9,12 @@ STYLE = """
   --faint: #eef1f4; --link: #14598f; --pass: #1f7a45; --fail: #b3203a; --unknown: #8a6100; --skipped: #566372;
   --pass-bg: #e3f4e9; --fail-bg: #fbe5e8; --unknown-bg: #fbf0d6; --skipped-bg: #eceff2; --grid: #e6eaef;
   --fault: #6b4fa0; --fault-ink: #ffffff; --lead: #c9bce3; --down: #cc3f53; --down-line: #8f1f31;
-  --v0: #3f9468; --v1: #2f6d9f; --v2: #8a5a9c; --v3: #20808a; --tick-a: #14598f; --tick-b: #3f9468; --tick-c: #9aa5b1; }
+  --on-v: #ffffff; --v0: #2f7d55; --v1: #2f6d9f; --v2: #8a5a9c; --v3: #20808a; --tick-a: #14598f; --tick-b: #3f9468; --tick-c: #9aa5b1; }
 @media (prefers-color-scheme: dark) {
   :root { --bg: #12171d; --card: #1a2129; --ink: #e6ebf0; --soft: #9fadbb; --line: #303a45; --faint: #222b34;
     --link: #7db8e8; --pass: #6fce96; --fail: #ff8b9b; --unknown: #e8bd5a; --skipped: #9fadbb; --pass-bg: #163526;
     --fail-bg: #46202a; --unknown-bg: #3d3115; --skipped-bg: #2a333d; --grid: #2a333d; --fault: #9a7fd1;
-    --fault-ink: #14101d; --lead: #574683; --down: #e05a6d; --down-line: #ffb3bd; --v0: #4fa97b; --v1: #5799cf;
+    --fault-ink: #14101d; --lead: #574683; --down: #e05a6d; --down-line: #ffb3bd; --on-v: #0d1318; --v0: #4fa97b; --v1: #5799cf;
     --v2: #b083c4; --v3: #3fa7b2; --tick-a: #7db8e8; --tick-b: #6fce96; --tick-c: #5f6d7b; } }
 * { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; color: var(--ink); background: var(--bg);
@@ -31,9 +31,8 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px
 .badge.pass { color: var(--pass); background: var(--pass-bg); } .badge.fail { color: var(--fail); background: var(--fail-bg); }
 .badge.unknown { color: var(--unknown); background: var(--unknown-bg); }
 .badge.skipped { color: var(--skipped); background: var(--skipped-bg); }
-.cards { display: flex; flex-wrap: wrap; gap: .7rem; margin: 1.1rem 0 0; padding: 0; list-style: none; }
-.cards li { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .55rem .9rem;
-  min-width: 7.2rem; flex: 1 1 auto; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: .6rem; margin: 1.1rem 0 0; padding: 0; list-style: none; }
+.cards li { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .55rem .8rem; }
 .cards .what { display: block; color: var(--soft); font-size: .8rem; } .cards .value { font-size: 1.15rem; font-weight: 620;
   font-variant-numeric: tabular-nums; }
 .cards .pass { color: var(--pass); } .cards .fail { color: var(--fail); } .cards .unknown { color: var(--unknown); }
@@ -46,6 +45,7 @@ thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .82re
   overflow-wrap: normal; } tbody th { font-weight: 560; } .n { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; } .nowrap { white-space: nowrap; }
 tr.fail td, tr.fail th { background: var(--fail-bg); } tr.unknown td, tr.unknown th { background: var(--unknown-bg); }
+tr.fail .badge, tr.unknown .badge { background: var(--card); } th small { font-size: .88rem; font-weight: 400; }
 .box { border: 1px solid var(--line); border-left: 4px solid var(--unknown); background: var(--card); border-radius: 8px;
   padding: .6rem .9rem; margin: 1.1rem 0 0; } .box.fail { border-left-color: var(--fail); }
 .box ul { margin: .3rem 0 0; padding-left: 1.2rem; }
@@ -59,15 +59,16 @@ figure { margin: .4rem 0 0; } figure .wide { padding: .5rem .6rem .2rem; } svg {
 svg text { font: 11px system-ui, -apple-system, "Segoe UI", sans-serif; fill: var(--ink); } svg .t-soft { fill: var(--soft); }
 svg .lane { fill: var(--faint); } svg .grid { stroke: var(--grid); } svg .axis { stroke: var(--soft); }
 svg .mark { stroke: var(--soft); stroke-dasharray: 2 3; } svg .edge { stroke: var(--soft); stroke-dasharray: 5 3; }
-svg .on-dark { fill: #fff; } svg .on-light { fill: #1c2530; }
+svg .on-dark { fill: #fff; } svg .on-light { fill: #1c2530; } svg .on-version { fill: var(--on-v); }
+svg rect.bar { stroke: var(--card); stroke-width: .8; }
 svg .p-accepted { fill: #c3d1e3; } svg .p-pulling { fill: #86addb; } svg .p-staged { fill: #4a78b5; }
-svg .p-switching { fill: #e9a422; } svg .p-verifying { fill: #f2d071; } svg .p-committing { fill: #378f5d; }
+svg .p-switching { fill: #e9a422; } svg .p-verifying { fill: #f2d071; } svg .p-committing { fill: #2a7a4c; }
 svg .p-rolling_back { fill: #c23a4d; } svg .p-cleaning_up { fill: #b7bcc6; } svg .p-idle { fill: none; }
 svg .v0 { fill: var(--v0); } svg .v1 { fill: var(--v1); } svg .v2 { fill: var(--v2); } svg .v3 { fill: var(--v3); }
 svg .down { fill: var(--down); } svg .hatch-line { stroke: var(--down-line); stroke-width: 1.6; }
 svg .fault { fill: var(--fault); } svg .on-fault { fill: var(--fault-ink); } svg .lead { fill: var(--lead); }
 svg .unproved { fill: none; stroke: var(--fault); stroke-dasharray: 4 2; }
-svg .a-open { fill: #86addb; } svg .a-good { fill: #378f5d; } svg .a-bad { fill: #c23a4d; } svg .a-other { fill: #b7bcc6; }
+svg .a-open { fill: #86addb; } svg .a-good { fill: #2a7a4c; } svg .a-bad { fill: #c23a4d; } svg .a-other { fill: #b7bcc6; }
 svg .a-away { fill: none; stroke: var(--down); stroke-dasharray: 3 2; } svg .c-one { fill: var(--tick-c); opacity: .55; }
 svg .c-none { fill: var(--down); opacity: .55; } svg .c-many { fill: #e9a422; } svg .samples { fill: var(--v1); opacity: .55; }
 svg .to-device { stroke: var(--tick-a); } svg .to-broker { stroke: var(--tick-b); } svg .to-other { stroke: var(--tick-c); }

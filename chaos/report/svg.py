@@ -4,43 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chaos.report.lanes import Bar, Lane, Mark, Picture, Tick
+from chaos.report.lanes import VERSIONS, Bar, Lane, Mark, Picture, Tick
 from chaos.report.text import esc, short
 
-WIDTH, LEFT, RIGHT = 1080, 150, 14
+WIDTH, LEFT, RIGHT = 1080, 172, 14
 BAR, STEP, PAD = 19, 26, 4
 MARK_LINES, MARK_STEP, TOP = 3, 14, 12
-LETTER = 6.0
-"""Width of a letter of the small type, about."""
-NAME_LETTERS = 23
+LETTER, CAPITAL = 6.0, 7.4
+"""Widths of letters of the small type, about."""
+NAME_LETTERS = 28
 TICKS = 9
 MOST_BARS = 1500
 """In one lane; the rest is not drawn."""
 _STEPS = (
     0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1800, 3600,
 )  # fmt: skip
-_DARK_TEXT = frozenset(
-    {"p-accepted", "p-pulling", "p-switching", "p-verifying", "p-cleaning_up", "a-open", "a-other", "c-many"}
+_LIGHT = (
+    "p-accepted",
+    "p-pulling",
+    "p-switching",
+    "p-verifying",
+    "p-cleaning_up",
+    "a-open",
+    "a-other",
+    "c-many",
 )
+_INK = {**dict.fromkeys(_LIGHT, "on-light"), **dict.fromkeys(VERSIONS, "on-version"), "fault": "on-fault"}
+"""What is read on a bar; white on the others."""
 _OWN_TEXT = frozenset({"samples", "c-one", "c-none", "a-away", "unproved"})
 """Bars so light that the page's own ink is read on them."""
 
 
 def svg(picture: Picture, number: int, about: str) -> str:
     """The picture. `number` makes its ids different from those of others on the page; `about` is what it shows."""
-    marks = _marks(picture)
-    top = TOP + MARK_STEP * max(1, marks.lines)
+    scale = _Scale(picture.begin, picture.end)
+    marks = _placed(picture.marks, scale)
+    top = TOP + MARK_STEP * (1 + max((line for *_, line in marks if line is not None), default=0))
     bottom = top + STEP * len(picture.lanes)
     height = bottom + 26
-    scale = _Scale(picture.begin, picture.end)
+    rows = [(lane, top + STEP * n) for n, lane in enumerate(picture.lanes)]
     parts = [
+        *(text for lane, y in rows for text in _ground(lane, y)),
         *_grid(picture, scale, top, bottom),
-        *(
-            text
-            for n, lane in enumerate(picture.lanes)
-            for text in _lane(lane, scale, top + STEP * n, number)
-        ),
-        *(part.replace("{bottom}", f"{bottom}") for part in marks.parts),
+        *(text for mark, x, line in marks for text in _mark(mark, x, line, bottom)),
+        *(text for lane, y in rows for text in _lane(lane, scale, y, number)),
     ]
     return (
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="t{number} d{number}">'
@@ -97,15 +104,22 @@ def _grid(picture: Picture, scale: _Scale, top: int, bottom: int) -> list[str]:
 def _time(t: float, step: float) -> str:
     if step >= 60:
         return f"{t / 60:g} min"
-    return f"{t:g} s" if step >= 0.1 else f"{round(t * 1000)} ms"
+    if step >= 0.1:
+        return f"{t:g} s"
+    return f"{round(t * 1000)} ms" if abs(t) < 1 else f"{t:.{2 if step >= 0.01 else 3}f} s"
 
 
-def _lane(lane: Lane, scale: _Scale, y: int, number: int) -> list[str]:
+def _ground(lane: Lane, y: int) -> list[str]:
+    """The lane's name, and the strip that it lies on."""
     name = esc(short(lane.name, NAME_LETTERS))
-    found = [
+    return [
         f'<rect class="lane" x="{LEFT}" y="{y + PAD}" width="{WIDTH - LEFT - RIGHT}" height="{BAR}" rx="3"/>',
         f'<g><title>{esc(lane.name)}</title><text class="t-soft" x="0" y="{y + PAD + 14}">{name}</text></g>',
     ]
+
+
+def _lane(lane: Lane, scale: _Scale, y: int, number: int) -> list[str]:
+    found: list[str] = []
     bars = [b for b in lane.bars if scale.shows(b.begin, b.end)]
     found += [
         text
@@ -118,6 +132,10 @@ def _lane(lane: Lane, scale: _Scale, y: int, number: int) -> list[str]:
     return found
 
 
+def _width(text: str) -> float:
+    return sum(CAPITAL if letter.isupper() else LETTER for letter in text)
+
+
 def _next(bars: Sequence[Bar], n: int) -> Bar | None:
     return bars[n + 1] if n + 1 < len(bars) else None
 
@@ -127,9 +145,10 @@ def _bar(bar: Bar, scale: _Scale, y: int, number: int, later: Bar | None) -> lis
     fill = f' style="fill:url(#h{number})"' if bar.kind == "down" else ""
     outline = bar.kind in ("unproved", "a-away")
     inner = f'x="{x + 0.5:.1f}" y="{y + 0.5}" width="{max(1.0, width - 1):.1f}" height="{BAR - 1}"'
+    kind = esc(bar.kind) if outline else f"bar {esc(bar.kind)}"
     shape = inner if outline else f'x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}"'
     found = [
-        f'<g><title>{esc(bar.about or bar.text)}</title><rect class="{esc(bar.kind)}" {shape} rx="1.5"{fill}/>',
+        f'<g><title>{esc(bar.about or bar.text)}</title><rect class="{kind}" {shape} rx="1.5"{fill}/>',
         _inside(bar, x, width, y),
         "</g>",
     ]
@@ -139,20 +158,22 @@ def _bar(bar: Bar, scale: _Scale, y: int, number: int, later: Bar | None) -> lis
 
 
 def _inside(bar: Bar, x: float, width: float, y: int) -> str:
-    if width < len(bar.text) * LETTER + 10 or not bar.text:
+    """The words on a bar; of an outage at least the first one. Empty where they have no room."""
+    words = [bar.text, bar.text.partition(" ")[0]] if bar.kind == "down" else [bar.text]
+    text = next((t for t in words if t and _width(t) + 10 <= width), "")
+    if not text:
         return ""
-    kind = "on-light" if bar.kind in _DARK_TEXT else "on-fault" if bar.kind == "fault" else "on-dark"
-    ink = "" if bar.kind in _OWN_TEXT else f' class="{kind}"'
     if bar.kind == "down":
         # On the hatch, letters need a ground of their own.
         ink = ' class="on-dark" style="paint-order:stroke;stroke:var(--down);stroke-width:4px"'
-        return f'<text x="{x + width / 2:.1f}" y="{y + 14}" text-anchor="middle"{ink}>{esc(bar.text)}</text>'
-    return f'<text x="{x + 5:.1f}" y="{y + 14}"{ink}>{esc(bar.text)}</text>'
+        return f'<text x="{x + width / 2:.1f}" y="{y + 14}" text-anchor="middle"{ink}>{esc(text)}</text>'
+    ink = "" if bar.kind in _OWN_TEXT else f' class="{_INK.get(bar.kind, "on-dark")}"'
+    return f'<text x="{x + 5:.1f}" y="{y + 14}"{ink}>{esc(text)}</text>'
 
 
 def _beside(bar: Bar, x: float, y: int, free: float) -> str:
     """Words at the right of a narrow bar, where nothing follows soon; those of outages never are."""
-    if bar.kind == "down" or x + len(bar.text) * LETTER + 10 > free:
+    if bar.kind == "down" or x + _width(bar.text) + 10 > free:
         return ""
     return f'<text x="{x + 4:.1f}" y="{y + 14}">{esc(bar.text)}</text>'
 
@@ -174,37 +195,29 @@ def _ticks(ticks: Sequence[Tick], scale: _Scale, y: int) -> list[str]:
     return found
 
 
-class _Marks:
-    """Words above the lanes, on as many lines as they need."""
-
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.lines = 0
-
-
-def _marks(picture: Picture) -> _Marks:
-    scale, made = _Scale(picture.begin, picture.end), _Marks()
+def _placed(marks: Sequence[Mark], scale: _Scale) -> list[tuple[Mark, float, int | None]]:
+    """Marks with their place, and the line on which their words have room; None: they have none."""
     free = [0.0] * MARK_LINES
-    for mark in picture.marks:
+    found: list[tuple[Mark, float, int | None]] = []
+    for mark in marks:
         if not scale.shows(mark.t, mark.t):
             continue
-        x, width = scale.x(mark.t), len(mark.text) * LETTER
+        x, width = scale.x(mark.t), _width(mark.text)
         left = x if x + width < WIDTH else x - width
         line = next((n for n in range(MARK_LINES) if free[n] <= left), None)
-        made.parts.append(_mark_line(mark, x, line or 0))
-        if line is None:
-            continue
-        free[line], made.lines = left + width + 10, max(made.lines, line + 1)
-        anchor = "start" if left == x else "end"
-        kind = ' class="t-soft"' if mark.edge else ""
-        y = TOP + MARK_STEP * line
-        made.parts.append(f'<text{kind} x="{x:.1f}" y="{y}" text-anchor="{anchor}">{esc(mark.text)}</text>')
-    return made
+        if line is not None:
+            free[line] = left + width + 10
+        found.append((mark, x, line))
+    return found
 
 
-def _mark_line(mark: Mark, x: float, line: int) -> str:
-    kind = "edge" if mark.edge else "mark"
-    return (
-        f'<g><title>{esc(mark.text)}</title><line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" '
-        f'y1="{TOP + 4 + MARK_STEP * line}" y2="{{bottom}}"/></g>'
-    )
+def _mark(mark: Mark, x: float, line: int | None, bottom: int) -> list[str]:
+    kind, y = "edge" if mark.edge else "mark", TOP + MARK_STEP * (line or 0)
+    found = [
+        f'<g><title>{esc(mark.text)}</title><line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{y + 4}" y2="{bottom}"/></g>'
+    ]
+    if line is not None:
+        anchor = "start" if x + _width(mark.text) < WIDTH else "end"
+        colour = ' class="t-soft"' if mark.edge else ""
+        found.append(f'<text{colour} x="{x:.1f}" y="{y}" text-anchor="{anchor}">{esc(mark.text)}</text>')
+    return found

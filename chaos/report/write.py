@@ -36,9 +36,14 @@ def write_run(result: RunResult, history: History, folder: Path, scenario: Scena
     folder.mkdir(parents=True, exist_ok=True)
     played = scenario if scenario is not None else _stand_in(history)
     beside = [name for name in (RESULT, JOURNAL, HISTORY) if name != HISTORY or (folder / HISTORY).exists()]
-    _write(folder / RESULT, result.to_json() + "\n")
-    _write(folder / JOURNAL, journal(result, history, played))
-    _write(folder / PAGE, run_page(result, history, played, beside))
+    # All is made before anything is written: a defect here leaves what was there before.
+    contents: dict[str, str | bytes] = {
+        RESULT: result.to_json() + "\n",
+        JOURNAL: journal(result, history, played),
+        PAGE: run_page(result, history, played, beside),
+    }
+    for name, content in contents.items():
+        _write(folder / name, content)
 
 
 def write_all(report: Report, folder: Path, earlier: Path | None = None) -> Compared | None:
@@ -52,9 +57,13 @@ def write_all(report: Report, folder: Path, earlier: Path | None = None) -> Comp
     body = json.loads(report.to_json())
     if compared is not None:
         body["compared"] = compared.to_json()
-    _write(folder / REPORT, json.dumps(body, indent=1) + "\n")
-    _write(folder / JUNIT, junit(report))
-    _write(folder / INDEX, index_page(report, compared, _links(report, folder)))
+    contents: dict[str, str | bytes] = {
+        REPORT: json.dumps(body, indent=1) + "\n",
+        JUNIT: junit(report),
+        INDEX: index_page(report, compared, _links(report, folder)),
+    }
+    for name, content in contents.items():
+        _write(folder / name, content)
     return compared
 
 

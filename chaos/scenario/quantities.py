@@ -23,7 +23,7 @@ _UNITS_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 DURATION = rf"^{_NUMBER}(ms|s|min|h)$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)$"
-FRACTION = rf"^{_NUMBER}%$"
+FRACTION = r"^(?:100(?:\.0+)?|[0-9]{1,2}(?:\.[0-9]+)?)%$"
 _PLACES = 6
 """Of a fraction: more is not kept."""
 

@@ -50,7 +50,10 @@ def _one_of(name: str, *values: object) -> Draws:
 
 def _packets(*kinds: str, **more: tuple[object, ...]) -> Draws:
     def draw(chance: random.Random) -> Given:
-        return {"kind": chance.choice(kinds), **{name: chance.choice(values) for name, values in more.items()}}
+        return {
+            "kind": chance.choice(kinds),
+            **{name: chance.choice(values) for name, values in more.items()},
+        }
 
     return draw
 

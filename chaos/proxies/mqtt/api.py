@@ -182,7 +182,8 @@ def _read(model: type[_Body], body: bytes) -> _Body:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ToxicError(f"bad request body: {first['msg']}", where=place) from None
+        what = f"{place}: {first['msg']}" if place else first["msg"]
+        raise ToxicError(f"bad request body: {what}") from None
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -86,6 +86,8 @@ class Server:
                     if (response := await self._answer(reader)) is not None:
                         writer.write(response.encoded())
                         await writer.drain()
+        except asyncio.CancelledError:
+            pass  # The server closes.
         finally:
             self._open.discard(task)
             writer.close()

@@ -124,9 +124,17 @@ class Delay(PacketToxic):
         clock = asyncio.get_running_loop().time
         held: deque[tuple[float, Chunk]] = deque()
         ended = False
-        while held or not ended:
+
+        def let_go() -> None:
+            _, chunk = held.popleft()
+            chunk.at = clock()
+            stage.pass_on(chunk)
+
+        while True:
             while held and held[0][0] <= clock():
-                stage.pass_on(held.popleft()[1])
+                let_go()
+            if ended and not held:
+                break
             try:
                 chunk = await stage.take(held[0][0] - clock() if held else None)
             except TimeoutError:
@@ -140,12 +148,9 @@ class Delay(PacketToxic):
             elif held and self.meant(chunk):
                 held.append((held[-1][0], chunk))
             else:
-                if _says_goodbye(chunk):
-                    while held:
-                        stage.pass_on(held.popleft()[1])
+                while held and _says_goodbye(chunk):
+                    let_go()
                 stage.pass_on(chunk)
-            if ended and not held:
-                break
         stage.close()
 
 
@@ -176,6 +181,7 @@ class Reorder(PacketToxic):
                 stage.pass_on(chunk)
                 continue
             last = await self._held_back(stage)
+            chunk.at = asyncio.get_running_loop().time()
             stage.pass_on(chunk)
             if last is END:
                 break

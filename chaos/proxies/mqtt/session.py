@@ -91,11 +91,15 @@ class Session:
     async def _close(self) -> None:
         """What is still to be sent gets a while."""
         writers = [flow.writer for flow in self.flows.values()]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await asyncio.gather(*(w.wait_closed() for w in writers), return_exceptions=True)
         for writer in writers:
-            writer.transport.abort()
+            writer.close()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await asyncio.gather(*(w.wait_closed() for w in writers), return_exceptions=True)
+        finally:
+            for writer in writers:
+                writer.transport.abort()
 
     def cut(self, how: Cut = "end") -> None:
         """End it for both ends in order, or with a reset; `silent`: nothing passes any more, and both stay connected."""

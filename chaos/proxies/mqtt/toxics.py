@@ -326,7 +326,7 @@ def read_attributes(toxic: type[Toxic], given: Mapping[str, object]) -> Attribut
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in ("attributes", *first["loc"]))
-        raise ToxicError(f"bad request body: {first['msg']}", where=place) from None
+        raise ToxicError(f"bad request body: {place}: {first['msg']}") from None
 
 
 class ToxicOrder(BaseModel):

@@ -157,6 +157,7 @@ class MqttWay:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.sleep(0)  # Sockets are closed in the loop's next turn.
 
     async def lead(self, listen: str, upstream: str) -> None:
         """Another place to listen at, another broker. It is disabled then."""
@@ -271,6 +272,8 @@ class MqttWay:
             upstream = await self._dial(writer)
             if upstream is not None:
                 await self._serve(Session((reader, writer), upstream, self))
+        except asyncio.CancelledError:
+            pass  # Disabled. A task of asyncio's server that ends as cancelled is reported as a failure.
         finally:
             self._running.discard(task)
             writer.close()

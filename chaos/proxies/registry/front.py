@@ -164,8 +164,9 @@ class RegistryFront:
         assert task is not None
         self._running.add(task)
         try:
-            async with _closing(writer):
-                await self._connected(reader, writer)
+            if await self._secured(writer):
+                async with _closing(writer):
+                    await self._connected(reader, writer)
         except asyncio.CancelledError:
             pass  # The front stops.
         except (OSError, MessageError) as error:
@@ -173,13 +174,22 @@ class RegistryFront:
         finally:
             self._running.discard(task)
 
+    async def _secured(self, writer: asyncio.StreamWriter) -> bool:
+        """Whether it goes on: with TLS, where the client has taken the certificate."""
+        if self._tls is None:
+            return True
+        raw = writer.transport
+        try:
+            await writer.start_tls(self._tls)
+        except OSError as error:  # That of TLS is one, too.
+            self.handshakes_broken.append(getattr(error, "reason", None) or "the client hung up")
+            return False
+        finally:
+            if writer.transport is raw:
+                raw.abort()  # Nobody hears of its end any more: there is nothing to wait for.
+        return True
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._tls is not None:
-            try:
-                await writer.start_tls(self._tls)
-            except OSError as error:
-                self.handshakes_broken.append(getattr(error, "reason", None) or str(error) or "hung up")
-                return
         begun = await reader.read(1)
         if begun == _TLS_BEGINS:  # An engine tries TLS before it tries without.
             writer.write(_NO_TLS)
@@ -190,9 +200,12 @@ class RegistryFront:
 
 @contextlib.asynccontextmanager
 async def _closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
-    """Close it, whatever happens: what was written still goes out."""
+    """Close it, whatever happens: what was written still goes out, unless the front stops."""
     try:
         yield
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise
     finally:
         writer.close()
         with contextlib.suppress(OSError, asyncio.CancelledError):

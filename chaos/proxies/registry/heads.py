@@ -85,13 +85,12 @@ async def read_head(reader: asyncio.StreamReader, begun: bytes = b"") -> Head:
         raise MessageError("a head that does not end") from error
 
 
-async def read_body(reader: asyncio.StreamReader, head: Head) -> AsyncIterator[bytes]:
-    """The body of an answer, as its sender meant it. Raises MessageError when it ends early."""
-    if head.chunked:
-        async for chunk in _chunks(reader):
-            yield chunk
-        return
-    left = head.length
+def read_body(reader: asyncio.StreamReader, head: Head) -> AsyncIterator[bytes]:
+    """The body of an answer, as its sender meant it and the head says now. Raises MessageError when it ends early."""
+    return _chunks(reader) if head.chunked else _bytes(reader, head.length)
+
+
+async def _bytes(reader: asyncio.StreamReader, left: int | None) -> AsyncIterator[bytes]:
     while left is None or left > 0:
         chunk = await reader.read(READ_BYTES if left is None else min(left, READ_BYTES))
         if not chunk:

@@ -149,7 +149,7 @@ def frame(*devices: str) -> Run:
     run.add(1.1, "run", "steady", holds=True, probes={"client-healthy": ""}).add(
         BEGINS, "run", "method-begins"
     )
-    run.add(ENDS, "run", "method-ends", why="done", what="").add(2.31, "run", "healed-all")
+    run.add(ENDS, "run", "method-ends", why="done", problems=[]).add(2.31, "run", "healed-all")
     run.add(2.4, "run", "converged", ms=90).add(2.6, "run", "stopped")
     for device in devices:
         run.phases(device, _setup_rows())
@@ -157,9 +157,6 @@ def frame(*devices: str) -> Run:
             0.9, "processes", "count", device, n=1, pids=[10]
         )
         run.add(0.95, "tap", "connected", device, code=0)
-        run.add(
-            0.95, "api", "job", device, jobId=SETUP, status="SUCCEEDED", outcome="succeeded", generation=1
-        )
         run.add(2.5, "image", "end", device, digest=DIGESTS[OLD], looks=50, missing=0)
         run.add(2.5, "samples", "end", device, first=1, last=40, broken_at=None, lost=0)
         run.add(2.5, "processes", "end", device, n=1, most=1)
@@ -178,7 +175,8 @@ def _order(run: Run, device: str) -> None:
 def _ended(run: Run, device: str, rows: list[dict[str, object]], runs: str, **job: object) -> Run:
     run.phases(device, rows)
     shown = {"jobId": JOB, "generation": 2, "reason": None, "lateOutcome": None, **job}
-    run.add(2.5, "api", "end", device, job=shown)
+    if job:
+        run.add(2.5, "api", "end", device, job=shown)
     run.add(2.5, "probe", "end", device, good=True, version=runs, probes=400, failed=9)
     run.add(2.5, "containers", "end", device, world=world(container(runs)))
     run.add(2.5, "journal", "end", device, memory=memory(runs), history=[*_setup_rows(), *rows])
@@ -221,12 +219,5 @@ def quiet(*devices: str) -> Run:
     """Nothing was ordered, and nothing happened."""
     run = frame(*(devices or (EDGE,)))
     for device in devices or (EDGE,):
-        shown = {
-            "jobId": SETUP,
-            "status": "SUCCEEDED",
-            "outcome": "succeeded",
-            "generation": 1,
-            "reason": None,
-        }
-        _ended(run, device, [], OLD, **shown)
+        _ended(run, device, [], OLD)
     return run

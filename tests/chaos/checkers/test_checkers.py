@@ -93,7 +93,7 @@ CASES: Mapping[str, Shown] = {
         .having("run", "method-ends", why="time-limit")
         .moved("api", "job", 2.45, lambda e: e.data["status"] == "SUCCEEDED")
         .case(),
-        lambda: succeeded().having("run", "method-ends", why="failed", what="no such part").case(),
+        lambda: succeeded().having("run", "method-ends", why="done", problems=["down: no such part"]).case(),
     ),
     "faults-fired": Shown(
         lambda: with_fault(FaultRow("agent-killed", "agent-killed", fired="pid 7 is gone")),

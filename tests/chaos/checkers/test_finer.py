@@ -270,9 +270,8 @@ def test_what_runs_already_needs_no_commit() -> None:
     reason = {"code": "already_running", "message": ""}
     run = history_of(quiet(), [])
     run.add(1.25, "action", "update", EDGE, to=OLD, digest=DIGESTS[OLD], jobId=JOB, status=202)
-    run.having(
-        "api", "end", job={"jobId": JOB, "status": "SUCCEEDED", "outcome": "succeeded", "reason": reason}
-    )
+    job = {"jobId": JOB, "status": "SUCCEEDED", "outcome": "succeeded", "reason": reason}
+    run.add(2.5, "api", "end", EDGE, job=job)
     assert verdict("success-proved", run.case()) is Verdict.PASS
     assert verdict("success-proved", run.having("containers", "end", world=None).case()) is Verdict.UNKNOWN
 
@@ -366,3 +365,47 @@ def test_garbage_is_no_evidence() -> None:
 def test_numbers_in_names_count() -> None:
     assert sorted(["edge-10", "edge-2", "edge-1", "b"], key=natural) == ["b", "edge-1", "edge-2", "edge-10"]
     assert Run().case().devices == ()
+
+
+def test_what_could_not_be_done_is_told_and_a_job_that_did_not_end_weighs_more() -> None:
+    run = succeeded().having("run", "method-ends", why="time-limit", problems=["down: no proxy"])
+    assert told("method-played", run.case()).measured == "90000 ms passed: down: no proxy"
+    late = run.moved("api", "job", 2.45, lambda e: e.data["status"] == "SUCCEEDED").case()
+    assert verdict("method-played", late) is Verdict.FAIL
+    assert (
+        verdict("method-played", run.having("run", "method-ends", why="not-begun").case()) is Verdict.UNKNOWN
+    )
+
+
+def test_samples_that_were_not_counted_are_unknown_where_some_may_be_lost() -> None:
+    run = succeeded().having("samples", "end", broken_at=17, lost=None)
+    assert verdict("samples", run.case()) is Verdict.FAIL
+    assert verdict("samples", run.case(scenario(expect={"samples-lost": 5}))) is Verdict.UNKNOWN
+
+
+def test_a_device_without_orders_needs_no_word_of_the_api() -> None:
+    for name in ("success-proved", "status-not-ahead", "terminal-is-final", "service-agrees", "runs"):
+        assert verdict(name, quiet().case()) is Verdict.PASS, name
+
+
+def test_verdicts_of_commands_are_no_refusals() -> None:
+    run = quiet().having("refusals", "end", reasons=["accepted", "expired", "expired"])
+    found = told("refused", run.case(scenario(expect={"refused": "expired"})))
+    assert found.measured == "expired (2 times)"
+
+
+def test_a_hundred_jobs_are_judged_soon() -> None:
+    """What a soak's rounds are: looked at once for each device, not once for each job."""
+    run, rows = succeeded(), []
+    for n in range(2, 300):
+        run.add(1.25, "action", "update", EDGE, to=NEW, digest=DIGESTS[NEW], jobId=f"job-{n}", status=202)
+        more = [
+            entry(1.3, "switching", f"job-{n}", generation=n + 1),
+            entry(1.31, "rolling_back", f"job-{n}"),
+        ]
+        rows += more
+    run = spoilt({"jobId": "job-299"}, history_of(run, rows))
+    case = run.case()
+    found = [check(case) for check in CHECKERS.values()]
+    assert all(isinstance(findings, list) for findings in found)
+    assert len(case.memo) < 20

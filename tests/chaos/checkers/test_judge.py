@@ -120,3 +120,17 @@ def test_what_is_taken_away_never_makes_a_pass_of_a_fail(kind: tuple[str, str]) 
     run = rolled_back().having("samples", "end", broken_at=3, lost=1)
     assert overall(judge(run.case())[0]) is Verdict.FAIL
     assert overall(judge(run.without(*kind).case())[0]) is not Verdict.PASS
+
+
+def test_a_history_that_breaks_off_is_never_a_pass_and_never_raises() -> None:
+    """Wherever it breaks off: an observer, or the whole run, may have ended there."""
+    run, of = (
+        of_three(),
+        scenario(bench={"devices": 3}, expect={"untouched": True, "delivery": {"commands": 1}}),
+    )
+    whole = run.case(of).history.events
+    for count in range(len(whole)):
+        case = Case(of, History(whole[:count]))
+        for name, checker in CHECKERS.items():
+            assert checker(case) is not None, name
+        assert overall(judge(case)[0]) is not Verdict.PASS, whole[count]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +43,14 @@ async def ground_in(
         yield ground
 
 
-def fault_on(ground: NetworkGround, name: str, *, seed: int = 1, device: int | None = None, **given: object) -> NetworkFault:  # fmt: skip
+def fault_on(
+    ground: NetworkGround, name: str, given: Mapping[str, object] | None = None, *, device: int | None = None
+) -> NetworkFault:
     """The fault as a runner makes it, from what a scenario says under `with`."""
-    use = FaultUse.model_validate({"fault": name, "link": "device-broker", "device": device, "with": given})
+    use = FaultUse.model_validate(
+        {"fault": name, "link": "device-broker", "device": device, "with": given or {}}
+    )
     fault = fault_named(name)
-    made = fault(cast(Ground, ground), use, checked(fault, use), random.Random(seed))
+    made = fault(cast(Ground, ground), use, checked(fault, use), random.Random(1))
     assert isinstance(made, NetworkFault)
     return made

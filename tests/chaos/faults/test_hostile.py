@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -73,12 +75,15 @@ async def test_a_hostile_command_arrives_and_is_judged(
 
 
 @ON_STACK
-async def test_one_that_the_device_takes_has_fired_too(ground: StandIn) -> None:
+async def test_one_that_the_device_takes_has_fired_too(
+    ground: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a device obeys what it must not, the verdict has to be a failure: so the fault must not be unknown."""
     log = ground.device.log
     one = fault(ground, "command-forged")
     await one.begin()
     await one.fired()
+    monkeypatch.setattr("chaos.faults._hostile.JUDGED_S", 0.0)
     since, job = size_of(log), one._sent[0].job_ids[0]  # type: ignore[attr-defined]
     one._sent[0].since = since  # type: ignore[attr-defined]
     with log.open("a") as file:
@@ -133,6 +138,19 @@ async def test_there_has_to_be_something_to_repeat_and_a_version_to_ask_for(grou
 # ---- strangers at the broker
 
 
+async def knocked(stack: Stack, files: CertificateFiles, level: int) -> bytes:
+    """What edge-7 is answered, who has a good certificate."""
+    context = ssl.create_default_context(cafile=str(files.ca))
+    context.load_cert_chain(files.cert, files.key)
+    reader, writer = await asyncio.open_connection(HOST, stack.broker_port, ssl=context)
+    try:
+        writer.write(connect(f"{stack.tenant}.edge-7", level))
+        async with asyncio.timeout(10):
+            return await reader.read(64)
+    finally:
+        writer.transport.abort()
+
+
 @ON_STACK
 async def test_strangers_get_no_connack(ground: StandIn) -> None:
     before = ground.device.box.processes()
@@ -153,13 +171,26 @@ async def test_the_knock_is_one_that_a_good_certificate_opens(ground: StandIn) -
     """Otherwise no CONNACK would prove nothing."""
     authority = DevelopmentCA.open_or_create(ground.stack.data / "ca")
     files = authority.issue_device(ground.stack.tenant, "edge-7")
-    context = ssl.create_default_context(cafile=str(files.ca))
-    context.load_cert_chain(files.cert, files.key)
-    reader, writer = await asyncio.open_connection(HOST, ground.stack.broker_port, ssl=context)
-    writer.write(connect(f"{ground.stack.tenant}.edge-7", 4))
-    assert await reader.readexactly(4) == b"\x20\x02\x00\x00"
-    writer.transport.abort()
+    assert await knocked(ground.stack, files, 4) == b"\x20\x02\x00\x00"
     assert connect("a", 5) == b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x14\x00\x00\x01a"
+
+
+async def test_mosquitto_dies_comes_back_and_lets_no_stranger_in(tmp_path: Path) -> None:
+    if shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        pytest.skip("mosquitto: not installed (Debian: apt-get install mosquitto)")
+    async with Stack(tmp_path / "stack", broker="mosquitto") as stack:
+        lone = stand_in(tmp_path, stack, Device(stack.tenant, "edge-1", stack.data, 1, stack.box))
+        for _ in range(2):
+            one = fault(lone, "foreign-certificate", {"times": 1})
+            await one.begin()
+            assert (await one.fired()).endswith("none of them was let in")
+            killed = fault(lone, "broker-killed", lasts="1s")
+            await killed.begin()
+            assert "its port" in await killed.fired()
+            await killed.heal()
+        authority = DevelopmentCA.open_or_create(stack.data / "ca")
+        stack.allow("edge-7")
+        assert (await knocked(stack, authority.issue_device(stack.tenant, "edge-7"), 5))[:1] == b"\x20"
 
 
 async def test_whoever_gets_in_is_noted(tmp_path: Path) -> None:
@@ -181,6 +212,7 @@ async def test_whoever_gets_in_is_noted(tmp_path: Path) -> None:
     one = fault(lone, "foreign-certificate", {"times": 1})
     async with server:
         await one.begin()
+        await one.fired()
     assert (await one.fired()).endswith("2 of them GOT IN")
     assert len([*lone.recorder.history().of("hostile", "got-in", "edge-1")]) == 2
     nobody = fault(lone, "foreign-certificate", {"times": 1})

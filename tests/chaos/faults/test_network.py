@@ -14,7 +14,7 @@ import pytest
 
 from chaos.faults import all_faults
 from chaos.faults._network import NetworkFault
-from chaos.faults.base import Fault, FaultError, Family, Need, Wants, checked
+from chaos.faults.base import Family, Fault, FaultError, Need, Wants, checked
 from chaos.scenario.model import FaultUse, Link
 from reference.core.errors import InputError
 from tests.chaos.faults.network_ground import NetworkGround, fault_on, ground_in
@@ -56,7 +56,7 @@ async def test_these_are_all_of_the_family() -> None:
 async def test_on_a_link_that_nobody_uses_it_did_not_fire(name: str, tmp_path: Path) -> None:
     async with ground_in(tmp_path, FarEnd.echo()) as ground:
         (port,) = ways_of(ground)
-        fault = fault_on(ground, name, **FAULTS[name])
+        fault = fault_on(ground, name, FAULTS[name])
         async with in_force(fault):
             assert await fault.fired() == ""
         async with client_of(port) as client:
@@ -70,7 +70,7 @@ async def test_a_connection_that_says_nothing_shows_nothing(name: str, tmp_path:
         (port,) = ways_of(ground)
         async with client_of(port) as client:
             await client.asked(b"before")
-            fault = fault_on(ground, name, **FAULTS[name])
+            fault = fault_on(ground, name, FAULTS[name])
             async with in_force(fault):
                 assert await fault.fired() == ""
 
@@ -79,7 +79,7 @@ async def test_a_connection_that_says_nothing_shows_nothing(name: str, tmp_path:
 async def test_healed_it_lets_everything_pass_and_healing_again_is_success(name: str, tmp_path: Path) -> None:
     async with ground_in(tmp_path, FarEnd.echo()) as ground:
         (port,) = ways_of(ground)
-        fault = fault_on(ground, name, **FAULTS[name])
+        fault = fault_on(ground, name, FAULTS[name])
         await fault.heal()
         await fault.begin()
         await fault.heal()
@@ -91,12 +91,16 @@ async def test_healed_it_lets_everything_pass_and_healing_again_is_success(name:
 
 
 async def fires(
-    folder: Path, name: str, far: FarEnd, meets: Callable[[int], Awaitable[None]], **given: object
+    folder: Path,
+    name: str,
+    far: FarEnd,
+    meets: Callable[[int], Awaitable[None]],
+    given: dict[str, object] | None = None,
 ) -> str:
     """What the fault says after somebody has met it."""
     async with ground_in(folder, far) as ground:
         (port,) = ways_of(ground)
-        fault = fault_on(ground, name, **(given or FAULTS[name]))
+        fault = fault_on(ground, name, given or FAULTS[name])
         async with in_force(fault):
             await meets(port)
             told = await fault.fired()
@@ -207,7 +211,7 @@ async def test_limit_data(tmp_path: Path) -> None:
         (port,) = ways_of(ground)
         async with client_of(port) as old:
             await old.asked(b"before")
-            fault = fault_on(ground, "limit-data", bytes="7B")
+            fault = fault_on(ground, "limit-data", {"bytes": "7B"})
             async with in_force(fault):
                 await old.send(b"1234567890")
                 assert (await old.rest()).body == b"1234567"
@@ -246,7 +250,7 @@ async def reconnect(port: int) -> None:
 async def test_flapping(tmp_path: Path) -> None:
     async with ground_in(tmp_path, far := FarEnd.echo()) as ground:
         (port,) = ways_of(ground)
-        fault = fault_on(ground, "flapping", down="20ms", up="20ms")
+        fault = fault_on(ground, "flapping", {"down": "20ms", "up": "20ms"})
         async with in_force(fault):
             while far.connections < 4:
                 await reconnect(port)
@@ -262,7 +266,7 @@ async def test_a_request_that_ends_by_itself_was_not_cut_by_flapping(tmp_path: P
     async with ground_in(tmp_path, FarEnd.echo()) as ground:
         (port,) = ways_of(ground)
         (passage,) = ground.ways[Link.DEVICE_BROKER]
-        fault = fault_on(ground, "flapping", down="10ms", up="1h")
+        fault = fault_on(ground, "flapping", {"down": "10ms", "up": "1h"})
         async with in_force(fault):
             await until(lambda: passage._server.port_of("edge-1") is not None)
             async with client_of(port) as client:
@@ -275,8 +279,8 @@ async def test_it_is_on_every_way_or_on_the_devices_own(tmp_path: Path) -> None:
     async with ground_in(tmp_path, FarEnd.echo(), FarEnd.echo(), FarEnd.echo()) as ground:
         first, second, third = ways_of(ground)
         everywhere, one = (
-            fault_on(ground, "latency", latency="60ms"),
-            fault_on(ground, "latency", device=2, latency="1s"),
+            fault_on(ground, "latency", {"latency": "60ms"}),
+            fault_on(ground, "latency", {"latency": "1s"}, device=2),
         )
         async with in_force(everywhere):
             for port in (first, second, third):
@@ -302,8 +306,8 @@ async def test_faults_on_one_way_do_not_heal_each_other(tmp_path: Path) -> None:
             async with client_of(port) as client:
                 assert (await client.rest()).how == "reset"
         slow, slower = (
-            fault_on(ground, "latency", latency="60ms"),
-            fault_on(ground, "latency", latency="50ms"),
+            fault_on(ground, "latency", {"latency": "60ms"}),
+            fault_on(ground, "latency", {"latency": "50ms"}),
         )
         async with in_force(slow):
             async with in_force(slower):
@@ -316,7 +320,10 @@ async def test_a_server_that_dies_meanwhile_does_not_forget_the_fault(tmp_path: 
     async with ground_in(tmp_path, FarEnd.echo()) as ground:
         (port,) = ways_of(ground)
         (passage,) = ground.ways[Link.DEVICE_BROKER]
-        first, second = fault_on(ground, "latency", latency="60ms"), fault_on(ground, "jitter", jitter="20ms")
+        first, second = (
+            fault_on(ground, "latency", {"latency": "60ms"}),
+            fault_on(ground, "jitter", {"jitter": "20ms"}),
+        )
         async with in_force(first):
             os.kill(passage._server.process.pid, signal.SIGKILL)
             async with in_force(second), client_of(port) as client:
@@ -325,7 +332,7 @@ async def test_a_server_that_dies_meanwhile_does_not_forget_the_fault(tmp_path: 
 
 
 async def test_without_a_way_it_cannot_be_done(tmp_path: Path) -> None:
-    fault = fault_on(NetworkGround(), "latency", latency="1s")
+    fault = fault_on(NetworkGround(), "latency", {"latency": "1s"})
     with pytest.raises(FaultError, match="no way through Toxiproxy on device-broker"):
         await fault.begin()
     await fault.heal()

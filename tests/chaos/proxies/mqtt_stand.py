@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.proxies.mqtt import MqttProxy, MqttWay, Packet, PacketType, Seen, Stream
@@ -108,12 +108,14 @@ class Wire:
     seen: list[Seen]
     client: End
     broker: End
-    _accepted: asyncio.Queue[End] = field(repr=False, default_factory=asyncio.Queue)
+    _accepted: asyncio.Queue[End]
+    _ends: list[End]
 
     async def another(self, *, greet: bool = True) -> tuple[End, End]:
         """One more connection: its client's end and the broker's."""
         reader, writer = await asyncio.open_connection(HOST, self.way.port)
         client = End(reader, writer, Stream.DOWNSTREAM)
+        self._ends.append(client)
         async with asyncio.timeout(PATIENCE_S):
             broker = await self._accepted.get()
         if greet:
@@ -140,9 +142,8 @@ async def wire(*, seed: int = 0, greet: bool = True) -> AsyncIterator[Wire]:
         way = await proxy.way("d1", upstream_host=HOST, upstream_port=server.sockets[0].getsockname()[1])
         seen: list[Seen] = []
         way.tap = seen.append
-        made = Wire(way, seen, None, None, accepted)  # type: ignore[arg-type]
+        made = Wire(way, seen, None, None, accepted, ends)  # type: ignore[arg-type]
         made.client, made.broker = await made.another(greet=greet)
-        ends.append(made.client)
         yield made
     finally:
         await proxy.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from reference.oci.manifests import machine_architecture
 from reference.oci.push import push_image
 from reference.oci.references import parse_reference
 from reference.pki.authority import CertificateFiles
-from reference.stack import REGISTRY_USER, Stack
+from reference.registry.users import RegistryUsers, make_user
+from reference.stack import HOST, REGISTRY_USER, RegistryHandle, Stack
 from reference.stack.images import PUBLISHER
+from tests.registry.processes import registry
 
 NAME = "opc-client"
 NOISE_BYTES = 300_000
@@ -73,17 +75,27 @@ class RegistryBench:
         if store is None:
             store = self.folder / f"store-{len(self.stores)}"
             self.stores.append(store)
-        store.mkdir(exist_ok=True)
-        access = Access(
-            {self.front.host: self.login}, frozenset() if ca else frozenset({self.front.host}), ca
-        )
-        image = Image(f"{self.front.host}/{NAME}", digest or self.layout.descriptor.digest, "2.0.0")
-        images = ImageStore(store)
-        puller = Puller(
-            images, access, PullLimits(connect_ms=5_000, stall_ms=stall_ms), machine_architecture()
-        )
-        await puller.pull(image, lambda _: None)
-        return images.rootfs(image.digest)
+        wanted = digest or self.layout.descriptor.digest
+        return await pull_through(self.front, self.login, wanted, store, stall_ms=stall_ms, ca=ca)
+
+
+async def pull_through(
+    front: RegistryFront,
+    login: tuple[str, str],
+    digest: str,
+    store: Path,
+    *,
+    stall_ms: int = 10_000,
+    ca: Path | None = None,
+) -> Path:
+    """Pull as a device does; answers the image's root. Raises BlackstartError."""
+    store.mkdir(exist_ok=True)
+    access = Access({front.host: login}, frozenset() if ca else frozenset({front.host}), ca)
+    images = ImageStore(store)
+    limits = PullLimits(connect_ms=5_000, stall_ms=stall_ms)
+    puller = Puller(images, access, limits, machine_architecture())
+    await puller.pull(Image(f"{front.host}/{NAME}", digest, "2.0.0"), lambda _: None)
+    return images.rootfs(digest)
 
 
 def make_layout(folder: Path, version: str = "2.0.0") -> Layout:
@@ -93,19 +105,41 @@ def make_layout(folder: Path, version: str = "2.0.0") -> Layout:
     return read_layout(folder / "layout")
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """A registry that many tests share, and the image in it."""
+
+    host: str
+    layout: Layout
+    passwords: dict[str, str]
+
+
+@contextlib.contextmanager
+def shelf(folder: Path) -> Iterator[Shelf]:
+    """Start it; nobody but tests that pull and push names of their own may use it."""
+    passwords = {REGISTRY_USER: "p" * 24, PUBLISHER: "q" * 24}
+    users = {name: make_user(name, word, push=name == PUBLISHER) for name, word in passwords.items()}
+    RegistryUsers(users).save(folder / "users.json")
+    layout = make_layout(folder)
+    with registry(folder / "data", "--users", str(folder / "users.json")) as running:
+        host = f"{HOST}:{running.port}"
+        credentials = (PUBLISHER, passwords[PUBLISHER])
+        push_image(
+            layout.path, parse_reference(f"{host}/{NAME}:2.0.0"), credentials=credentials, plain_http=True
+        )
+        yield Shelf(host, layout, passwords)
+
+
 @contextlib.asynccontextmanager
-async def registry_bench(folder: Path, tls: CertificateFiles | None = None) -> AsyncIterator[RegistryBench]:
-    """A registry and its front; nothing else of a stack runs."""
+async def registry_bench(
+    folder: Path, of: Shelf, tls: CertificateFiles | None = None
+) -> AsyncIterator[RegistryBench]:
+    """A front before the shelf; nothing of a stack runs."""
     stack, front = Stack(folder / "stack"), RegistryFront(seed=1)
+    await front.start(of.host, tls=tls)
     try:
-        handle = await stack.start_registry("registry")
-        await front.start(handle.host, tls=tls)
-        layout = await asyncio.to_thread(make_layout, folder)
-        target = parse_reference(f"{handle.host}/{NAME}:2.0.0")
-        credentials = (PUBLISHER, handle.push_password)
-        await asyncio.to_thread(push_image, layout.path, target, credentials=credentials, plain_http=True)
-        stack.add_front("registry", front.host)
-        yield RegistryBench(folder, stack, front, layout)
+        pull, push = of.passwords[REGISTRY_USER], of.passwords[PUBLISHER]
+        stack._registries["registry"] = RegistryHandle(None, front.host, pull, push, of.host)
+        yield RegistryBench(folder, stack, front, of.layout)
     finally:
         await front.stop()
-        await stack.stop()

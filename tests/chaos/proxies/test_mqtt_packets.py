@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,7 +43,7 @@ packets = st.lists(
 def cut_up(data: bytes, borders: list[int]) -> list[bytes]:
     """Pieces of it."""
     places = sorted({min(one, len(data)) for one in borders} | {0, len(data)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(places)]
 
 
 def bytes_of(found: list[Packet | bytes]) -> bytes:
@@ -76,7 +78,7 @@ def test_no_byte_is_lost_or_added_whatever_comes(came: list[tuple[Stream, bytes]
     dialogue = Dialogue()
     if begins:
         came = [(Stream.UPSTREAM, CONNECT), *came]
-    out = {stream: b"" for stream in Stream}
+    out = dict.fromkeys(Stream, b"")
     for stream, data in came:
         out[stream] += bytes_of(dialogue.feed(stream, data))
     for stream in Stream:

@@ -154,7 +154,7 @@ async def test_a_toxic_that_is_removed_under_traffic_leaves_a_way_that_works(lin
         for kind, attributes in (
             ("bandwidth", {"rate": 50}), ("latency", {"latency": 20}), ("slicer", {"average_size": 100, "delay": 500}),
         ):  # fmt: skip
-            toxic = await way.add(kind, **attributes)
+            toxic = await way.add(kind, "downstream", 1.0, **attributes)
             async with client_of(way.port) as client:
                 await client.send(b"?")
                 watch = way.watch()

@@ -39,7 +39,7 @@ def history() -> Run:
             to, kind = (("device", "reply"), ("broker", "status"), ("broker", "birth"))[n % 3]
             t = 0.95 + n * 0.04 + chance.random() * 0.02
             run.add(t, "tap", "publish", device, to=to, kind=kind, packet=n, qos=1, bytes=300)
-        run.add(1.8, "api", "unreachable", device, what="timeout").add(1.88, "api", "reachable", device)
+    run.add(1.8, "api", "unreachable", what="timeout").add(1.88, "api", "reachable", what="")
     run.add(1.9, "processes", "count", SECOND, n=0, pids=[]).add(
         2.05, "processes", "count", SECOND, n=1, pids=[14]
     )

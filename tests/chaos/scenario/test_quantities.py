@@ -38,7 +38,7 @@ def test_a_number_lacks_its_unit(text: object) -> None:
 
 
 def test_a_size_that_lacks_its_unit() -> None:
-    with pytest.raises(ValueError, match="^64 has no unit, such as 64KiB; write 100B"):
+    with pytest.raises(ValueError, match=r"^64 has no unit, such as 64KiB; write 100B"):
         size_bytes(64)
 
 
