@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
-.PHONY: help setup demo test lint format verify crash conformance bench bench-api bench-downtime lock clean
+.PHONY: help setup demo test lint format verify crash soak conformance bench bench-api bench-downtime lock clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +68,9 @@ crash: setup ## every crash point, random orders, the mutants, and 60 real cuts 
 	@$(BIN)/blackstart crash search --seeds 10000
 	@$(BIN)/blackstart crash mutants
 	@$(BIN)/blackstart crash cut --runtime process --cuts 60
+
+soak: setup ## ten minutes of random faults against 20 devices under updates (SOAK_ARGS="--minutes 60 --seed 7")
+	@$(BIN)/blackstart chaos soak --minutes 10 --seed 1 $(SOAK_ARGS)
 
 conformance: setup ## OCI's own conformance suite against our registry (needs Go, or fetches one)
 	@bash tools/oci-conformance --auth token

@@ -31,7 +31,8 @@ async def _act(bench: Bench, item: Update | Cancel | RestartAgent | Hold, device
     match item:
         case Update(to=version):
             answer = await asyncio.to_thread(ask, device.client_port)
-            bench.kept[name] = bench.stack.digests.get(answer.version or "") if answer.good else None
+            if answer.good:  # else what was last seen to run: it is off, or down, and its image is there all the same
+                bench.kept[name] = bench.stack.digests.get(answer.version or "")
             job_id = await bench.order(device, version)
             record("action", "update", name, to=version, digest=bench.stack.digests[version], jobId=job_id)
         case Cancel():

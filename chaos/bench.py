@@ -113,7 +113,8 @@ class Bench:
     @property
     def devices(self) -> Sequence[Device]:
         """All devices, the first one is number 1."""
-        return tuple(self.stack.devices.values())
+        # They are made side by side, and added as each is ready.
+        return tuple(sorted(self.stack.devices.values(), key=lambda d: int(d.client_id.rpartition("-")[2])))
 
     @property
     def api(self) -> httpx.AsyncClient:
@@ -348,6 +349,7 @@ class Bench:
             raise ServiceError(
                 f"the first install on {device.client_id} ended as {job}", where=str(device.log)
             )
+        self.kept[device.client_id] = self.stack.digests[version]
 
     async def order(self, device: Device, version: str) -> str:
         """Ask for a version as an admin does; answers the job's id. Raises ServiceError."""

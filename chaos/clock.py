@@ -41,13 +41,14 @@ def library() -> Path | None:
 
 
 class FakeClock:
-    """One device's. `file`: where it is set, not on the device's own disk. Close it, or its shared memory stays."""
+    """One device's. `file`: where it is set, not on the device's own disk."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         named = hashlib.blake2b(os.fsencode(file), digest_size=6).hexdigest()
         self.name = f"blackstart-{os.getpid()}-{named}"
-        """Of what its processes share."""
+        """Of what a process with this clock shares with others, which is nothing: libfaketime wants to have it."""
+        self._started = 0
         self.offset_ms = 0
         """How far it was set from this machine's."""
 
@@ -57,7 +58,9 @@ class FakeClock:
             raise FaultError("a clock of its own needs libfaketime", todo="Install the package libfaketime.")
         if not self._file.exists():
             self._write(self.offset_ms)
-        self._share()
+        self._started += 1
+        name = f"{self.name}-{self._started}"
+        _share(name)
         path = (str(_CLOCKWORK), str(ROOT), os.environ.get("PYTHONPATH", ""))
         return {
             "LD_PRELOAD": str(found),
@@ -66,7 +69,7 @@ class FakeClock:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
             "FAKE_UTIME": "0",
-            "FAKETIME_SHARED": f"/{self.name} /{self.name}",
+            "FAKETIME_SHARED": f"/{name} /{name}",
             "BLACKSTART_CLOCK": str(self._file),
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
         }
@@ -91,29 +94,14 @@ class FakeClock:
         return round(told - (before + time.time()) * 500)
 
     def close(self) -> None:
-        """Remove what the processes with this clock have shared. Again is success."""
-        for name in (self.name, f"sem.{self.name}"):
-            (_SHARED / name).unlink(missing_ok=True)
+        """Remove what is left of processes that never came up; the others have done it. Again is success."""
+        for number in range(self._started):
+            _forget(f"{self.name}-{number + 1}")
 
     def _write(self, by_ms: int) -> None:
         new = self._file.with_name(f"{self._file.name}.set")
         new.write_text(f"{by_ms / 1000:+.3f}\n", "ascii")
         new.replace(self._file)
-
-    def _share(self) -> None:
-        """Make what libfaketime shares among processes: one of its own making stays behind when it is killed.
-
-        Made anew at each start: one that was killed may have held the semaphore.
-        """
-        self.close()
-        library_c = ctypes.CDLL(None, use_errno=True)
-        library_c.sem_open.restype = ctypes.c_void_p
-        name, mode, free = f"/{self.name}".encode(), ctypes.c_uint(0o600), ctypes.c_uint(1)
-        if not (opened := library_c.sem_open(name, os.O_CREAT, mode, free)):
-            raise FaultError(f"no semaphore for a clock: {os.strerror(ctypes.get_errno())}", where=self.name)
-        library_c.sem_close(ctypes.c_void_p(opened))
-        with (_SHARED / self.name).open("ab") as file:
-            file.truncate(_SHARED_BYTES)
 
     def _asked(self) -> int | None:
         """What the process that has this clock says; None when there is none. Raises FaultError when it is silent."""
@@ -150,9 +138,31 @@ class FakeClock:
             env={**os.environ, **given}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         said, wrong = await process.communicate()
+        _forget(given["FAKETIME_SHARED"].rpartition("/")[2])
         if process.returncode != 0:
             raise FaultError(f"no process can have this clock: {wrong.decode('utf-8', 'replace')[:200]}")
         return int(said)
+
+
+def _share(name: str) -> None:
+    """Make what libfaketime shares among processes: one of its own making stays behind when it is killed.
+
+    Each process gets one of its own: another one that was killed may have held the semaphore. Raises FaultError.
+    """
+    _forget(name)
+    library_c = ctypes.CDLL(None, use_errno=True)
+    library_c.sem_open.restype = ctypes.c_void_p
+    mode, free = ctypes.c_uint(0o600), ctypes.c_uint(1)
+    if not (opened := library_c.sem_open(f"/{name}".encode(), os.O_CREAT, mode, free)):
+        raise FaultError(f"no semaphore for a clock: {os.strerror(ctypes.get_errno())}", where=name)
+    library_c.sem_close(ctypes.c_void_p(opened))
+    with (_SHARED / name).open("ab") as file:
+        file.truncate(_SHARED_BYTES)
+
+
+def _forget(name: str) -> None:
+    for found in (name, f"sem.{name}"):
+        (_SHARED / found).unlink(missing_ok=True)
 
 
 __all__ = ["FakeClock", "library"]

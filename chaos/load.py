@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from chaos.dump import dump
 from chaos.explain import explained, located
 from chaos.faults import all_faults
-from chaos.faults.base import checked
+from chaos.faults.base import Need, checked
 from chaos.lines import MAX_BYTES, Node, read
 from chaos.problem import ScenarioError
 from chaos.scenario import Scenario
@@ -130,6 +130,7 @@ def _judged(content: bytes, path: Path) -> tuple[Scenario | None, list[ScenarioE
     if scenario is not None:
         for wrong in (*dangling(scenario), *impossible(scenario)):
             found.append(located(root, file, wrong.path, wrong.what, wrong.todo))
+        found += _parts(scenario, root, file)
         found += _defects(scenario, root, file)
     if _NAME.fullmatch(name_of(path)) is None:
         what = f"the file's name is the scenario's, and {name_of(path)!r} is not in kebab-case"
@@ -213,6 +214,32 @@ def _fault(root: Node, file: str, path: tuple[str | int, ...], item: Node) -> It
         keys = tuple(error.where.split("."))
         if keys[0] != "with" or not told:
             yield located(root, file, (*path, *keys), error.what, error.todo)
+
+
+def _parts(scenario: Scenario, root: Node, file: str) -> Iterator[ScenarioError]:
+    """Faults of a part that this bench does not have."""
+    bench = scenario.bench
+    lacks = {
+        Need.DOCKER: (
+            bench.runtime != "docker",
+            "there is no engine under the process runtime",
+            "runtime: docker",
+        ),
+        Need.POSTGRESQL: (
+            bench.database != "postgresql",
+            "there is no PostgreSQL in this bench",
+            "database: postgresql",
+        ),
+    }
+    for index, use in enumerate(scenario.method):
+        fault = all_faults().get(use.fault) if isinstance(use, FaultUse) else None
+        if fault is None or not isinstance(use, FaultUse):
+            continue
+        for need in fault.needs_for(use):
+            absent, what, cure = lacks.get(need, (False, "", ""))
+            if absent:
+                said = f"{use.fault} cannot happen: {what}"
+                yield located(root, file, ("method", index, "fault"), said, f"Say `bench: {{{cure}}}`.")
 
 
 def _defects(scenario: Scenario, root: Node, file: str) -> Iterator[ScenarioError]:

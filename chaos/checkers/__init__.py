@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from chaos.checkers import client, device, ends, played, truth, wire
+from chaos.checkers import client, device, ends, played, strangers, truth, wire
 from chaos.checkers.case import Case, Checker, Missing
 from chaos.checkers.played import fault_rows
 from chaos.scenario.model import Invariant
@@ -34,6 +34,7 @@ CHECKERS: Mapping[str, Checker] = MappingProxyType(
         "most-at-once": client.most_at_once,
         "delivery": wire.delivery,
         "converges-in": wire.converges_in,
+        strangers.NAME: strangers.nobody_got_in,
         Invariant.NEVER_TWO_ACTIVE.value: device.never_two_active,
         Invariant.SAME_CONFIGURATION.value: device.same_configuration,
         Invariant.CURRENT_KEPT.value: device.current_kept,

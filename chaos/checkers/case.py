@@ -173,6 +173,11 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
 
 
+def many(count: int, word: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 def number(value: object) -> int | None:
     """A whole number of the history's data; None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -105,12 +105,17 @@ def allowed_at_once(case: Case) -> int:
     return max(case.scenario.expect.most_at_once, 2 if overlap else 1)
 
 
-@each_device("most-at-once", lambda case: f"at most {allowed_at_once(case)} client processes at once")
-def most_at_once(case: Case, device: str) -> Told:
-    """Client processes that lived at the same time."""
+def most_processes(case: Case, device: str) -> int:
+    """Client processes that were seen to live at the same time, at most. Raises Missing."""
     most = number(case.end("processes", device).get("most"))
     if most is None:
         raise Missing("the processes were not counted")
     seen = [n for e in case.of("processes", "count", device) if (n := number(e.data.get("n"))) is not None]
-    most = max([most, *seen])
+    return max([most, *seen])
+
+
+@each_device("most-at-once", lambda case: f"at most {allowed_at_once(case)} client processes at once")
+def most_at_once(case: Case, device: str) -> Told:
+    """Client processes that lived at the same time."""
+    most = most_processes(case, device)
     return held(most <= allowed_at_once(case), f"{most}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chaos.checkers.case import Case, Missing, Told, each_device, held, number
-from chaos.checkers.client import allowed_at_once
+from chaos.checkers.case import Case, Missing, Told, each_device, held, many, number
+from chaos.checkers.client import allowed_at_once, most_processes
 from chaos.checkers.evidence import (
     Entry,
     gaps,
@@ -37,9 +37,7 @@ def never_two_active(case: Case, device: str) -> Told:
     found = invariants.never_two_active(world(case, device).containers)
     if found:
         return Told(Verdict.FAIL, details(found))
-    most, allowed = number(case.end("processes", device).get("most")), allowed_at_once(case)
-    if most is None:
-        raise Missing("the processes were not counted")
+    most, allowed = most_processes(case, device), allowed_at_once(case)
     return held(
         most <= allowed, f"at most {most} at once" + (f", of {allowed} allowed" if allowed > 1 else "")
     )
@@ -50,7 +48,7 @@ def same_configuration(case: Case, device: str) -> Told:
     """In every container of the client that is there in the end."""
     containers = world(case, device).containers
     found = invariants.same_configuration(containers)
-    return held(not found, details(found) or f"the same in {len(containers)} containers")
+    return held(not found, details(found) or f"the same in {many(len(containers), 'container')}")
 
 
 @each_device("current-kept", "the version that ran before is kept until the commit")

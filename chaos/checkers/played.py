@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chaos.checkers.case import Case, Missing, Told, once
+from chaos.checkers.case import Case, Missing, Told, many, once
 from chaos.checkers.evidence import orders, shown
 from chaos.result import FaultRow
 from chaos.verdict import Finding, Verdict
@@ -27,12 +27,14 @@ def steady(case: Case) -> Told:
     return Told(Verdict.UNKNOWN, said or "did not hold")
 
 
-@once("observed", lambda case: f"{case.scenario.bench.devices} observed to the end")
+@once("observed", lambda case: f"{many(case.scenario.bench.devices, 'device')} observed to the end")
 def observed(case: Case) -> Told:
     """Every device was watched by its probe until the end."""
     watched = [d for d in case.devices if case.last("probe", "end", d) is not None]
     ok = len(watched) == case.scenario.bench.devices
-    return Told(Verdict.PASS if ok else Verdict.UNKNOWN, f"{len(watched)} observed to the end")
+    return Told(
+        Verdict.PASS if ok else Verdict.UNKNOWN, f"{many(len(watched), 'device')} observed to the end"
+    )
 
 
 @once("method-played", "the method was played, and every job ended within the time limit")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from chaos.checkers.case import Case, Missing, Told, each_device, held
+from chaos.checkers.case import Case, Missing, Told, each_device, held, many
 from chaos.checkers.device import details
 from chaos.checkers.evidence import (
     Order,
@@ -94,9 +94,7 @@ def status_not_ahead(case: Case, device: str) -> Told:
         if job.id in asked:
             found += _ahead(case, device, t, job)
     count = len(first.keys() & asked)
-    return held(
-        not found, "; ".join(found) or f"{count} {'end' if count == 1 else 'ends'} shown after the journal"
-    )
+    return held(not found, "; ".join(found) or f"{many(count, 'end')} shown after the journal")
 
 
 def _ahead(case: Case, device: str, t: float, job: Job) -> list[str]:
@@ -128,7 +126,9 @@ def terminal_is_final(case: Case, device: str) -> Told:
             found += invariants.terminal_is_final(last[job.id], job)
         last[job.id] = job
     ended = sum(job.status.terminal for job in last.values())
-    return held(not found, details(found) or f"{len(seen)} states of {len(last)} jobs, {ended} ended")
+    return held(
+        not found, details(found) or f"{many(len(seen), 'state')} of {many(len(last), 'job')}, {ended} ended"
+    )
 
 
 @each_device("service-agrees", "what the service shows is what the device's journal holds")

@@ -7,6 +7,7 @@ SIGUSR2: write what time this process believes it is, and nothing else changes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -33,6 +34,10 @@ def _sleep(seconds: float) -> None:
 
 if "faketime" in os.environ.get("LD_PRELOAD", "") and "BLACKSTART_CLOCK" in os.environ:
     del os.environ["LD_PRELOAD"]
+    _name = os.environ.pop("FAKETIME_SHARED").split(" ")[0].lstrip("/")
+    for _path in (f"/dev/shm/{_name}", f"/dev/shm/sem.{_name}"):  # noqa: S108
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_path)  # noqa: PTH108
     time.sleep = _sleep  # type: ignore[assignment]
     signal.signal(signal.SIGUSR2, _tell)
     with open(f"{os.environ['BLACKSTART_CLOCK']}.pid", "w", encoding="ascii") as _file:  # noqa: PTH123

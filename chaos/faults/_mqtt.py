@@ -28,6 +28,7 @@ class PacketParams(Params):
     kind: Kind = "any"
     """What the message is; of a PUBACK, what it acknowledges."""
     packet: Which = "publish"
+    """The packet: the message itself, its acknowledgement, or both."""
     count: Annotated[int, Field(ge=0)] = 0
     """At most so many of each device, in each direction; 0: no limit."""
     share: Fraction = 1.0

@@ -129,7 +129,8 @@ class StackPartKilled(Fault):
     family = Family.PARTS
     part: ClassVar[str]
     """As the stack calls it."""
-    _killed: int | None = None
+    _killed: int = 0
+    _noticing: asyncio.Task[None] | None = None
     _refused: bool = False
     _since: float = 0.0
     _away_ms: float | None = None
@@ -146,27 +147,33 @@ class StackPartKilled(Fault):
         """See the port. Nothing happens to a part that is down already."""
         if (pid := self.pid()) is None:
             return
-        self.ground.guard.process(pid)
         self._since = time.monotonic()
+        if await kill(self.ground, pid) is not None:
+            self._killed = pid
+            self._noticing = asyncio.create_task(self._notice())
+
+    async def _notice(self) -> None:
+        """Let the stack know, and see that nobody listens any more: Mosquitto is a child of its part, and ends after it."""
         await self.ground.stack.kill_part(self.part)
-        if not await ended([pid]):
-            raise FaultError(f"the {self.part} survives SIGKILL", where=f"process {pid}")
-        self._killed = pid
-        end = time.monotonic() + GONE_S  # Mosquitto is a child of the part, and ends after it.
+        end = time.monotonic() + GONE_S
         while not self._refused and time.monotonic() < end:
             self._refused = not await listens(self.port())
 
     async def heal(self) -> None:
         """See the port."""
-        if self._killed is None or self._away_ms is not None:
+        if self._noticing is None or self._away_ms is not None:
             return
+        await self._noticing
         if self.pid() is None:
             await self.start()
         self._away_ms = (time.monotonic() - self._since) * 1000
 
     async def fired(self) -> str:
         """See the port."""
-        if self._killed is None or not self._refused:
+        if self._noticing is None:
+            return ""
+        await self._noticing
+        if not self._refused:
             return ""
         away = self._away_ms if self._away_ms is not None else (time.monotonic() - self._since) * 1000
         return (
@@ -177,6 +184,7 @@ class StackPartKilled(Fault):
     def pid(self) -> int | None:
         """The part's process; None while it is down."""
         try:
-            return self.ground.stack.pid_of(self.part)
+            pid = self.ground.stack.pid_of(self.part)
         except KeyError:
             return None
+        return pid if started(pid) is not None else None

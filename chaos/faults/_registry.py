@@ -120,6 +120,7 @@ class VersionParams(Params):
     """A version of the scenario."""
 
     version: VersionName = "2.0.0"
+    """Which one."""
 
 
 def behind(ground: Ground) -> tuple[str, tuple[str, str]]:

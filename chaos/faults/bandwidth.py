@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 KB = 1_000
 """Toxiproxy counts in these, a second."""
-LOW, HIGH = 0.5, 1.3
-"""A rate within these of the one that was set was held by it, and is not slow or fast by itself."""
+LOW, HIGH = 0.2, 1.3
+"""A rate within these of the one that was set was held by it: a busy machine makes it lower, nothing makes it higher."""
 
 
 class BandwidthParams(Params):

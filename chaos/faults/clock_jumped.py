@@ -18,7 +18,9 @@ class Jump(Params):
     """Where to."""
 
     by: Duration = 3_600_000
+    """How far."""
     direction: Literal["forward", "backward"] = "forward"
+    """Which way."""
 
 
 @register

@@ -26,6 +26,7 @@ class ReplayParams(Params):
     job: Job = Job.LAST
     """Of the device's jobs; the first is its first install."""
     times: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often it comes again."""
 
 
 @register

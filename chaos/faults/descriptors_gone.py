@@ -52,9 +52,10 @@ class DescriptorsGone(Fault):
             self._hurt[device.client_id] = _Hurt(device, pid, self.given.leave)
 
     async def heal(self) -> None:
-        """As it was before; an agent that was started since never had it."""
+        """As it was before. An agent that has ended over it is started again, as whoever keeps it up in the field does."""
         for hurt in self._hurt.values():
-            await hurt.heal()
+            if await hurt.heal() and self.ground.power(hurt.device).on:
+                await self.ground.start_agent(hurt.device)
 
     async def fired(self) -> str:
         """Somebody wanted to open one, and could not."""
@@ -66,7 +67,7 @@ class _Hurt:
     """One agent whose limit is low."""
 
     def __init__(self, device: Device, pid: int, leave: int) -> None:
-        self._device = device
+        self.device = device
         self._pid = pid
         self._leave = leave
         self._log_bytes = device.log.stat().st_size if device.log.exists() else 0
@@ -76,26 +77,35 @@ class _Hurt:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (self._limit, self._before[1]))
         self._watching = asyncio.create_task(self._watch())
 
-    async def heal(self) -> None:
+    async def heal(self) -> bool:
+        """Raise the limit again; whether there is nobody any more that it could be raised for."""
         self._watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._watching
+        agent = self.device.agent
+        if agent is None or agent.pid != self._pid:
+            return False
         with contextlib.suppress(ProcessLookupError):
-            if self._device.agent is not None and self._device.agent.pid == self._pid:
+            if agent.alive:
                 resource.prlimit(self._pid, resource.RLIMIT_NOFILE, self._before)
+        return not agent.alive
 
     def told(self) -> str:
         """In words; empty when nobody has met it."""
         try:
-            lines = self._device.log.read_bytes()[self._log_bytes :].splitlines()
+            lines = self.device.log.read_bytes()[self._log_bytes :].splitlines()
         except OSError:
             lines = []
         failed = sum(bool(_FAILED.search(line)) for line in lines)
         if not failed and not self._used_up:
             return ""
+        agent = self.device.agent
+        ended = (
+            ", and it has ended" if agent is not None and agent.pid == self._pid and not agent.alive else ""
+        )
         return (
-            f"{self._device.client_id}'s agent had {self._before[0]} descriptors, then {self._limit}: "
-            f"{failed} lines of its log say that opening failed, {self._used_up} looks found all in use"
+            f"{self.device.client_id}'s agent had {self._before[0]} descriptors, then {self._limit}: "
+            f"{failed} lines of its log say that opening failed, {self._used_up} looks found all in use{ended}"
         )
 
     def _number_after(self, leave: int) -> int:

@@ -23,7 +23,9 @@ class FlappingParams(Params):
     """How long each time, drawn anew each time from the run's seed."""
 
     down: DurationRange = DurationRange(500, 1_500)
+    """How long it is down."""
     up: DurationRange = DurationRange(500, 1_500)
+    """How long it is up in between."""
 
 
 @register

@@ -22,6 +22,7 @@ class LatencyParams(Params):
     """How long."""
 
     latency: Annotated[Duration, Field(gt=0)]
+    """So much later."""
     jitter: Duration = 0
     """More or less."""
 

@@ -16,6 +16,7 @@ class DelayParams(PacketParams):
     """Which packets, and for how long."""
 
     delay: Annotated[Duration, Field(gt=0)]
+    """How long each is held back."""
 
 
 @register

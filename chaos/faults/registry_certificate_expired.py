@@ -53,7 +53,4 @@ class CertificateExpired(Fault):
         return f"{len(self._broken)} {handshakes} broken off: {said}"
 
     def _look(self) -> None:
-        since = self.ground.front.handshakes_broken[self._before :]
-        self._broken = tuple(
-            why for why in since if "ALERT" in why
-        )  # what a client says, when it does not like it
+        self._broken = tuple(self.ground.front.handshakes_broken[self._before :])

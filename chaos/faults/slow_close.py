@@ -21,6 +21,7 @@ class SlowCloseParams(Params):
     """How late."""
 
     delay: Annotated[Duration, Field(gt=0)]
+    """How much later."""
 
 
 @register

@@ -26,7 +26,7 @@ from chaos.guard import Guard
 from chaos.history import Recorder
 from chaos.power.processes import alive, family, stand_still
 from reference.engine import PrivateEngine
-from reference.engine.leftovers import processes_of, unmount
+from reference.engine.leftovers import end_processes, unmount
 from reference.power.disk import Disk
 from reference.stack.device import Device
 from reference.stack.docker_box import DockerBox
@@ -161,13 +161,15 @@ class Power:
         """
         root, agent = self.device.root, self.device.agent
         also = [agent.pid] if agent is not None and agent.alive else []
+        # Of its engine: found by the folder of its sockets, which no other engine has; containers descend from these.
+        engines = (
+            family(os.fsencode(f"{self._engine.places.run}/")) if self._engine is not None else set[int]()
+        )
         found = family(os.fsencode(f"{self._guard.path(root)}/"), also) - {os.getpid()}
-        for pid in found:
+        for pid in found - engines:
             with contextlib.suppress(ProcessLookupError):
                 self._check(pid)
-        if self._engine is not None:
-            found |= processes_of(self._engine.places)
-        return found
+        return found | engines
 
     def _check(self, pid: int) -> None:
         """Raises FaultError for a process that lives and is not of this run."""
@@ -234,6 +236,8 @@ class Power:
                     )
                 time.sleep(_POLL_S)
             left = self.processes()
+        if self._engine is not None:
+            end_processes(self._engine.places)
         return told
 
     def _end_all(self) -> int:

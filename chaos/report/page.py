@@ -208,7 +208,7 @@ def _finding_row(device: str, finding: Finding) -> str:
     kind = finding.verdict.value
     mark = "" if finding.verdict is Verdict.PASS else f' class="{kind}"'
     return (
-        f'<tr{mark}><th scope="row" class="nowrap">{esc(finding.checker)}</th><td>{esc(finding.expected)}</td>'
+        f'<tr{mark}><th scope="row" class="nowrap">{esc(finding.checker)}</th><td class="said">{esc(finding.expected)}</td>'
         f'<td>{esc(finding.measured)}</td><td class="nowrap">{esc(device)}</td><td>{badge(kind)}</td></tr>'
     )
 

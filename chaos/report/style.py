@@ -43,7 +43,7 @@ th, td { text-align: left; vertical-align: top; padding: .38rem .8rem; border-to
   overflow-wrap: anywhere; }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; font-size: .82rem; white-space: nowrap;
   overflow-wrap: normal; } tbody th { font-weight: 560; } .n { text-align: right; white-space: nowrap;
-  font-variant-numeric: tabular-nums; overflow-wrap: normal; } .nowrap { white-space: nowrap; }
+  font-variant-numeric: tabular-nums; overflow-wrap: normal; } .nowrap { white-space: nowrap; } .said { min-width: 15rem; }
 tr.fail td, tr.fail th { background: var(--fail-bg); } tr.unknown td, tr.unknown th { background: var(--unknown-bg); }
 tr.fail .badge, tr.unknown .badge { background: var(--card); } th small { font-size: .88rem; font-weight: 400; }
 .box { border: 1px solid var(--line); border-left: 4px solid var(--unknown); background: var(--card); border-radius: 8px;

@@ -12,9 +12,9 @@ import contextlib
 import shutil
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -26,18 +26,19 @@ from chaos.faults import fault_named
 from chaos.faults.base import Wants
 from chaos.history import Event, History
 from chaos.judge import judge
-from chaos.method import Player
-from chaos.plan import plan
+from chaos.method import Coming, Player
+from chaos.moments import Reached
+from chaos.plan import Planned, plan
 from chaos.result import FaultRow
 from chaos.scenario import Scenario
 from chaos.soak.draw import Guards, draw_round
 from chaos.soak.found import Violation, number_of, scenario_of, with_method
 from chaos.soak.result import SoakResult
-from chaos.soak.table import Wild, available, one_each
+from chaos.soak.table import BODY, Wild, available, one_each, slot_of
 from chaos.soak.watch import TERMINAL, Confirmed, RoundRecorder, Scan, Watch, cpu_s, journal_observer
 from chaos.steady import converge, steady
 from chaos.verdict import Finding, Verdict
-from reference.core.errors import ServiceError
+from reference.core.errors import BlackstartError, ServiceError
 from reference.stack import Agents, Device
 
 FLOOR_S = 0.3
@@ -45,6 +46,9 @@ FLOOR_S = 0.3
 SETTLE_S = 0.5
 REST_POLL_S = 0.5
 PROGRESS_S = 2.0
+RESTART_S = 2.0
+"""RestartSec of deploy/blackstart-edge.service."""
+RESTART_LOOK_S = 0.5
 ORDER_S = 20.0
 """An order is repeated for so long, under the same key, while the service does not answer."""
 MOST_FOUND = 3
@@ -63,6 +67,74 @@ class Wanted:
     minutes: float
     seed: int
     guards: Guards
+
+
+class GuardedPlayer(Player):
+    """Keeps apart in fact what was drawn apart: on a slow machine an end takes longer than was thought."""
+
+    _slots: dict[tuple[str, int | None], asyncio.Lock]
+    _held: dict[int, asyncio.Lock]
+    _healing: set[asyncio.Task[None]]
+
+    def __init__(self, bench: Bench, items: tuple[Planned, ...]) -> None:
+        super().__init__(bench, items, lambda: True)
+        self._slots, self._held, self._healing = defaultdict(asyncio.Lock), {}, set()
+
+    @property
+    def unhealed(self) -> set[str]:
+        """Devices that a fault has left as no test can judge them; the empty name: all."""
+        return {row.device for row in self.rows if row.failed.startswith("could not be healed")}
+
+    async def heal_all(self) -> None:
+        """See the base; what is being healed is waited for."""
+        await asyncio.gather(*self._healing, return_exceptions=True)
+        await super().heal_all()
+
+    async def look_after(self) -> None:
+        """Start agents that have ended by themselves again, as a service manager does; until it is cancelled."""
+        since: dict[str, float] = {}
+        while True:
+            await asyncio.sleep(RESTART_LOOK_S)
+            for number, device in enumerate(self.bench.devices, 1):
+                slot, name = self._slots[BODY, number], device.client_id
+                if slot.locked() or not self.bench.power(device).on or (device.agent and device.agent.alive):
+                    since.pop(name, None)
+                elif time.monotonic() - since.setdefault(name, time.monotonic()) > RESTART_S:
+                    async with slot:
+                        self.bench.recorder.record("action", "restarted", name)
+                        self.problems.append(f"{name}: the agent had ended by itself, and was started again")
+                        with contextlib.suppress(BlackstartError, OSError):  # Then again, in a while.
+                            await self.bench.start_agent(device)
+
+    async def _begin(self, coming: Coming, reached: Reached) -> None:
+        use = coming.fault.use
+        slot = self._slots[slot_of(use), use.device]
+        await slot.acquire()
+        self._held[id(coming)] = slot
+        try:
+            await super()._begin(coming, Reached(max(reached.t, self.bench.recorder.now())))
+        except (BlackstartError, OSError):
+            await self._heal(coming)  # Half of it may be there.
+            raise
+        if not coming.fault.lasts:
+            self._let_go(coming)
+
+    async def _heal(self, coming: Coming) -> None:
+        # To its end, also when the round is broken off meanwhile.
+        healing = asyncio.create_task(self._healed(coming))
+        self._healing.add(healing)
+        healing.add_done_callback(self._healing.discard)
+        await asyncio.shield(healing)
+
+    async def _healed(self, coming: Coming) -> None:
+        try:
+            await super()._heal(coming)
+        finally:
+            self._let_go(coming)
+
+    def _let_go(self, coming: Coming) -> None:
+        if (slot := self._held.pop(id(coming), None)) is not None:
+            slot.release()
 
 
 class SoakBench(Bench):
@@ -164,24 +236,34 @@ class Soak:
         recorder.record("run", "steady", holds=True, probes={})
         watch = Watch(bench, confirmed, scan, self._number)
         watch.start()
-        player = Player(bench, plan(scenario, scenario.seed), lambda: True)
+        player = GuardedPlayer(bench, plan(scenario, scenario.seed))
+        looking_after = asyncio.create_task(player.look_after())
         try:
             await asyncio.sleep(FLOOR_S)
             self.tell("say", f"round {self._number}: {len(scenario.faults)} faults")
-            await _until(player.play(scenario.time_limit / 1000), watch.broken)
+            try:
+                await _until(player.play(scenario.time_limit / 1000), watch.broken)
+            finally:
+                await player.heal_all()
+            if watch.broken.is_set():
+                recorder.record("run", "method-ends", why="done", problems=player.problems)
+            self.tell("say", f"round {self._number}: waiting for rest")
+            await converge(bench, REST_POLL_S)
+            await asyncio.sleep(SETTLE_S)
         finally:
-            await player.heal_all()
-        if watch.broken.is_set():
-            recorder.record("run", "method-ends", why="done", problems=player.problems)
-        self.tell("say", f"round {self._number}: waiting for rest")
-        await converge(bench, REST_POLL_S)
-        await asyncio.sleep(SETTLE_S)
+            looking_after.cancel()
+            await asyncio.gather(looking_after, return_exceptions=True)
         await watch.end()
         self.tell("say", f"round {self._number}: judging")
         history = recorder.history()
         found = await asyncio.to_thread(self._judge, scenario, history, player.rows, begins)
         self._after(player, history)
         violations = _once([*watch.violations, *found])
+        if broken := player.unhealed:
+            # A harness that has not undone what it did proves nothing against the product; nor can it go on.
+            violations = [v for v in violations if v.device not in broken and "" not in broken]
+            self.result.problems.append(f"round {self._number}: ended, as faults could not be healed")
+            self._end = 0.0
         if violations:
             self.result.violations += violations
             await asyncio.to_thread(self._keep, bench, scenario, violations, begins, history)
@@ -196,9 +278,7 @@ class Soak:
         found = []
         for device, first in begins.items():
             alone = _alone(scenario, device, first)
-            mine = tuple(
-                e for e in history.events if e.device == device or (not e.device and e.source in _GLOBAL)
-            )
+            mine = _of_device(history, device)
             concerned = tuple(row for row in rows if row.device in ("", device))
             findings, _ = judge(Case(alone, History(mine), concerned))
             for finding in findings:
@@ -301,6 +381,19 @@ def _alone(scenario: Scenario, device: str, begins: str) -> Scenario:
     number = number_of(device)
     kept = [item for item in scenario.method if getattr(item, "device", None) in (None, number)]
     return with_method(scenario, [item.model_copy(update={"device": None}) for item in kept], begins)
+
+
+def _of_device(history: History, device: str) -> tuple[Event, ...]:
+    """What is about it; that another one did not come to rest is not."""
+    found = []
+    for event in history.events:
+        if (event.source, event.event) == ("run", "not-converged"):
+            what = str(event.data.get("what"))
+            if "edge-" in what and f"{device}:" not in what:
+                event = replace(event, event="converged", data={"ms": 0})  # noqa: PLW2901
+        if event.device == device or (not event.device and event.source in _GLOBAL):
+            found.append(event)
+    return tuple(found)
 
 
 def _once(violations: list[Violation]) -> list[Violation]:

@@ -160,6 +160,11 @@ LEFT_OUT: Mapping[str, str] = {
 """Faults that no soak draws, and why."""
 
 
+def slot_of(use: FaultUse) -> str:
+    """What it keeps busy."""
+    return next(one.slot for one in WILD if (one.fault, one.link) == (use.fault, use.link))
+
+
 def use_of(wild: Wild, given: Given, device: int | None = None) -> FaultUse:
     """As it stands in a scenario, without its moment."""
     return FaultUse.model_validate({"fault": wild.fault, "link": wild.link, "device": device, "with": given})

@@ -153,3 +153,28 @@ def run(
 
         code = play(paths, seed, report, compare, lanes, keep, as_json)
     raise typer.Exit(code)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[
+        float, typer.Option(help="How long, at least one round of about a minute.", min=0.1, max=10_000)
+    ] = 10.0,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed draws the same faults. Default: a new one.", min=0)
+    ] = None,
+    devices: Annotated[int, typer.Option(help="On the bench.", min=1, max=50)] = 20,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for what is found: scenarios, histories, logs. Default: here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw random faults against many devices under continuous updates; make a small scenario of what is found.
+
+    Exit codes: 0 no violation, 1 violations, 3 nothing was done: no update ended, or no fault fired.
+    """  # fmt: skip
+    with spoken():
+        from reference.cli.chaos_soak import run as play
+
+        code = play(minutes, seed, devices, report, as_json)
+    raise typer.Exit(code)

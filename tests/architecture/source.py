@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PRODUCT = ("reference", "blackstart")
+PRODUCT = ("reference", "blackstart", "chaos")
 
 
 def python_files(*folders: str) -> list[Path]:

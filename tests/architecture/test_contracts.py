@@ -21,6 +21,8 @@ PACKAGES = (
     "power", "demo", "cli",
 )  # fmt: skip
 MODULES = {"core": ("errors", "model")}
+CHAOS = ("scenario", "checkers", "faults", "history", "verdict", "pytest_plugin")
+"""Of the other top-level package: named in full in the tables below."""
 
 ALLOWED = {
     "protocol": ("core.model",),
@@ -48,10 +50,26 @@ ALLOWED = {
         "registry",
         "engine",
     ),
-    "cli": ("demo", "stack", "service", "power", "world"),
+    "cli": ("demo", "stack", "service", "power", "world", "chaos.faults"),
+    "chaos.faults": (
+        "stack",
+        "power",
+        "world",
+        "core.model",
+        "protocol",
+        "oci",
+        "pki",
+        "support",
+        "edge",
+        "engine",
+        "client",
+        "chaos.scenario",
+    ),
+    "chaos.scenario": ("core.model",),
+    "chaos.checkers": ("core.model", "chaos.scenario", "chaos.history", "chaos.verdict"),
 }
 FORBIDDEN = {
-    "core": ("protocol", "oci", "pki", "support", "edge", "service"),
+    "core": ("protocol", "oci", "pki", "support", "edge", "service", "chaos.scenario"),
     "protocol": ("oci", "pki", "support", "edge"),
     "oci": ("core.model", "protocol", "pki", "support"),
     "pki": ("core.model", "protocol", "oci", "support"),
@@ -62,10 +80,13 @@ FORBIDDEN = {
     "registry": ("core.model", "protocol", "pki", "edge"),
     "client": ("core.model", "protocol", "oci", "pki", "edge"),
     "engine": ("core.model", "protocol", "oci", "pki", "edge"),
-    "stack": ("power", "world", "demo", "cli"),
     "world": ("protocol", "oci", "support", "edge", "service", "power"),
     "power": ("service", "broker", "stack", "demo", "cli"),
-    "demo": ("cli",),
+    "demo": ("cli", "chaos.scenario"),
+    "stack": ("power", "world", "demo", "cli", "chaos.scenario"),
+    "chaos.faults": ("cli", "demo"),
+    "chaos.scenario": ("protocol", "stack", "edge", "chaos.checkers", "chaos.history"),
+    "chaos.checkers": ("protocol", "stack", "edge"),
 }
 OUTSIDE = {
     "core": "tests",
@@ -73,6 +94,8 @@ OUTSIDE = {
     "service": "amqtt",
     "client": "fastapi",
     "support": "blackstart",
+    "chaos.faults": "pytest",
+    "chaos.checkers": "amqtt",
 }
 
 
@@ -83,16 +106,26 @@ def skeleton(root: Path, edges: Iterable[tuple[str, str]]) -> None:
         folder.mkdir(parents=True)
         for module in ("__init__", *MODULES.get(package, ())):
             (folder / f"{module}.py").touch()
+    for part in CHAOS:
+        folder = root / "chaos" / part
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    (root / "chaos/__init__.py").touch()
     (root / "reference/__init__.py").touch()
     (root / "reference/stack.py").touch()
     (root / "blackstart").mkdir()
     (root / "blackstart/__init__.py").touch()
     shutil.copy(ROOT / "pyproject.toml", root)
     for number, (importer, imported) in enumerate(edges):
-        module = root / "reference" / importer
+        module = root / in_full(importer).replace(".", "/")
         module = module / f"part{number}.py" if module.is_dir() else module.with_suffix(".py")
         with module.open("a") as file:
             file.write(f"import {imported}\n")
+
+
+def in_full(name: str) -> str:
+    """A package of the tables, as it is imported."""
+    return name if name.startswith("chaos") else f"reference.{name}"
 
 
 def lint(root: Path) -> subprocess.CompletedProcess[str]:
@@ -106,7 +139,7 @@ def lint(root: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_the_table_allows_passes(tmp_path: Path) -> None:
-    skeleton(tmp_path, ((a, f"reference.{b}") for a, imported in ALLOWED.items() for b in imported))
+    skeleton(tmp_path, ((a, in_full(b)) for a, imported in ALLOWED.items() for b in imported))
     done = lint(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -114,7 +147,7 @@ def test_what_the_table_allows_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("importer", FORBIDDEN)
 def test_what_the_table_forbids_is_found(tmp_path: Path, importer: str) -> None:
     # One importer at a time: import-linter names each broken pair of packages, whatever else is broken.
-    edges = [(importer, f"reference.{imported}") for imported in FORBIDDEN[importer]]
+    edges = [(importer, in_full(imported)) for imported in FORBIDDEN[importer]]
     skeleton(tmp_path, edges)
     done = lint(tmp_path)
     assert done.returncode == 1, done.stderr
@@ -129,6 +162,13 @@ def test_what_has_no_business_there_is_found(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     missed = [imported for imported in OUTSIDE.values() if f"-> {imported} (l." not in done.stdout]
     assert not missed, done.stdout
+
+
+def test_only_the_plugin_knows_pytest(tmp_path: Path) -> None:
+    skeleton(tmp_path, ())
+    (tmp_path / "chaos/pytest_plugin/__init__.py").write_text("import pytest\n")
+    done = lint(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_new_folder_has_to_take_its_place(tmp_path: Path) -> None:

@@ -77,7 +77,6 @@ class Telling:
 def clock(tmp_path: Path) -> Iterator[FakeClock]:
     made = FakeClock(tmp_path / "clock")
     yield made
-    made.close()
     assert not list(Path("/dev/shm").glob(f"*{made.name}*"))
 
 
@@ -140,14 +139,12 @@ async def test_the_process_itself_says_what_time_it_is(clock: FakeClock, tmp_pat
 
 @needs_faketime
 async def test_another_process_with_that_number_is_left_alone(clock: FakeClock, tmp_path: Path) -> None:
-    clock.environment()
     async with telling(FakeClock(tmp_path / "other"), tmp_path) as other:
         await asyncio.to_thread(other.tell)
         (tmp_path / "clock.pid").write_text(str(other.process.pid))
         await clock.shift(HOUR_MS)
         assert abs(await clock.apart_ms() - HOUR_MS) < NEAR_S * 1000
         assert not exists(tmp_path / "other.told")
-    FakeClock(tmp_path / "other").close()
 
 
 @needs_faketime
@@ -159,6 +156,14 @@ def test_a_killed_one_leaves_nothing_that_the_next_one_waits_for(clock: FakeCloc
         finally:
             one.process.kill()
             one.process.communicate()
+
+
+@needs_faketime
+def test_one_that_never_came_up_is_cleared_up_after(clock: FakeClock) -> None:
+    given = clock.environment()["FAKETIME_SHARED"]
+    assert clock.environment()["FAKETIME_SHARED"] != given, "each start has its own"
+    assert len(list(Path("/dev/shm").glob(f"*{clock.name}*"))) == 4
+    clock.close()
 
 
 async def test_without_the_library_it_says_what_to_install(

@@ -9,7 +9,6 @@ and go at once, and what one of them held goes on in order.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from dataclasses import dataclass
@@ -195,8 +194,7 @@ class Flow:
             self._reading.cancel()
             for stage in self._stages:
                 stage.stop()
-            with contextlib.suppress(OSError, RuntimeError):
-                self.writer.close()
+            close(self.writer)
 
     def source_gone(self) -> None:
         """Nobody is left to read from."""
@@ -305,3 +303,9 @@ class FlowOwner(Protocol):
 
     def cut(self, how: Literal["end", "reset"]) -> None:
         """End both directions."""
+
+
+def close(writer: asyncio.StreamWriter) -> None:
+    """End it in order. Only once: closed twice, a TLS connection of Python 3.11 cannot be aborted any more."""
+    if not writer.is_closing():
+        writer.close()

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from chaos.proxies.mqtt.flow import Chunk, Flow, Stage
+from chaos.proxies.mqtt.flow import Chunk, Flow, Stage, close
 from chaos.proxies.mqtt.packets import V311, Dialogue, Packet, PacketType, Stream, publish, whole
 
 CLOSE_S = 1.0
@@ -76,9 +76,6 @@ class Session:
         try:
             await asyncio.wait(self._tasks)
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
             self.how = self.how or "cut"
             self.over.set()
             self._onlooker.ended(self)
@@ -91,9 +88,12 @@ class Session:
     async def _close(self) -> None:
         """What is still to be sent gets a while."""
         writers = [flow.writer for flow in self.flows.values()]
+        for task in self._tasks:
+            task.cancel()
         for writer in writers:
-            writer.close()
+            close(writer)
         try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
                     await asyncio.gather(*(w.wait_closed() for w in writers), return_exceptions=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from chaos.proxies.mqtt.flow import close
 from chaos.proxies.mqtt.packets import Packet, PacketType, Stream
 from chaos.proxies.mqtt.session import CLOSE_S, Cut, Injected, Session, Streams
 from chaos.proxies.mqtt.tls import Tls
@@ -267,6 +268,9 @@ class MqttWay:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None, "asyncio makes one for each connection"
+        if not self.enabled:  # It came as the door closed.
+            writer.transport.abort()
+            return
         self._running.add(task)
         try:
             upstream = await self._dial(writer)
@@ -276,7 +280,7 @@ class MqttWay:
             pass  # Disabled. A task of asyncio's server that ends as cancelled is reported as a failure.
         finally:
             self._running.discard(task)
-            writer.close()
+            close(writer)
 
     async def _dial(self, writer: asyncio.StreamWriter) -> Streams | None:
         """The broker, under the client's own name; None, and why in the log, when that cannot be."""

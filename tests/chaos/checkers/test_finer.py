@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from chaos.checkers import CHECKERS, Case, fault_rows
 from chaos.checkers.case import natural
 from chaos.checkers.evidence import downtime_ms, rollback_ms, stretches
@@ -90,19 +92,30 @@ def test_a_rollback_that_only_the_api_tells_of_is_unknown() -> None:
     assert verdict("rollback", case) is Verdict.UNKNOWN
 
 
-def test_a_clock_that_was_set_does_not_change_the_measure() -> None:
-    """The device believes that it is an hour later; its agent said the phase when it was there."""
+@pytest.mark.parametrize("off_ms", [3_600_000, -3_600_000])
+def test_a_clock_that_was_set_does_not_change_the_measure(off_ms: int) -> None:
+    """The device believes that it is another hour; its agent said the phase when it was there."""
     run = rolled_back()
     for event in [e for e in run.events if e.source == "journal"]:
         run.events.remove(event)
         rows = event.data.get("history")
         moved = [event.data] if event.event == "entry" else list(rows) if isinstance(rows, list) else []
-        later = [{**row, "at_ms": int(str(row["at_ms"])) + 3_600_000} for row in moved]
-        data = later[0] if event.event == "entry" else {**event.data, "history": later}
+        other = [{**row, "at_ms": int(str(row["at_ms"])) + off_ms} for row in moved]
+        data = other[0] if event.event == "entry" else {**event.data, "history": other}
         run.events.append(replace(event, data=data))
     case = run.case()
     assert rollback_ms(case, EDGE) == 200
     assert verdict("status-not-ahead", case) is Verdict.PASS
+
+
+def test_of_two_words_for_an_instant_the_earlier_counts() -> None:
+    run = rolled_back().moved("phase", "durable", 1.95, lambda e: e.data["phase"] == "rolling_back")
+    assert rollback_ms(run.case(), EDGE) == 200
+
+
+def test_an_outage_that_began_before_the_method_counts_from_its_beginning() -> None:
+    run = quiet().add(1.1, "probe", "bad", EDGE).add(1.5, "probe", "good", EDGE, version=OLD)
+    assert downtime_ms(run.case(), EDGE) == 300
 
 
 # ---- what answers
@@ -409,3 +422,24 @@ def test_a_hundred_jobs_are_judged_soon() -> None:
     found = [check(case) for check in CHECKERS.values()]
     assert all(isinstance(findings, list) for findings in found)
     assert len(case.memo) < 20
+
+
+def test_an_answer_before_the_switch_proves_nothing() -> None:
+    run = succeeded().without("probe", "good").without("probe", "bad")
+    run.add(0.9, "probe", "good", EDGE, version=NEW).add(1.55, "probe", "bad", EDGE)
+    run.add(2.2, "probe", "good", EDGE, version=OLD)
+    assert "never seen it answer" in told("success-proved", run.case()).measured
+
+
+def test_processes_that_were_counted_on_the_way_count() -> None:
+    run = succeeded().add(1.65, "processes", "count", EDGE, n=2, pids=[10, 11])
+    assert verdict("most-at-once", run.case()) is Verdict.FAIL
+
+
+def test_only_commands_since_the_method_began_were_delivered() -> None:
+    run = succeeded().add(0.5, "tap", "publish", EDGE, to="device", kind="command")
+    run.add(1.5, "tap", "publish", EDGE, to="device", kind="reply")
+    run.add(1.5, "tap", "publish", EDGE, to="broker", kind="birth")
+    for wanted, verdicts in (({"commands": 1}, Verdict.PASS), ({"commands": 2}, Verdict.FAIL)):
+        assert verdict("delivery", run.case(scenario(expect={"delivery": wanted}))) is verdicts
+    assert verdict("delivery", run.case(scenario(expect={"delivery": {"statuses": 4}}))) is Verdict.FAIL

@@ -115,6 +115,13 @@ async def test_without_descriptors_nothing_is_opened(folder: Path) -> None:
         await asyncio.gather(asked, return_exceptions=True)
         assert (await asyncio.to_thread(look, settings, "status"))["source"] == "agent"
 
+        few = made.fault("descriptors-gone", {"leave": 3})
+        await few.begin()
+        await made.device.agent.kill()  # as one that does not survive it
+        await few.heal()
+        assert made.on, "it is started again, as whoever keeps it up does"
+        await few.heal()
+
 
 @alone
 async def test_a_damaged_journal_is_set_aside_and_made_anew(folder: Path) -> None:

@@ -255,9 +255,12 @@ async def test_flapping(tmp_path: Path) -> None:
             while far.connections < 4:
                 await reconnect(port)
             told = await fault.fired()
-        assert re.fullmatch(
-            r"edge-1: [3-9] connections cut, \d+ attempts? to connect refused; down \d+ times", told
+        found = re.fullmatch(
+            r"edge-1: (\d+) connections cut, \d+ attempts? to connect refused; down (\d+) times", told
         )
+        assert found is not None
+        assert int(found[1]) >= 3
+        assert int(found[2]) >= 3
         async with client_of(port) as client:
             await client.asked(b"afterwards")
 

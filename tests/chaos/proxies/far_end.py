@@ -111,6 +111,8 @@ class FarEnd:
             await self.behaviour(_Kept(reader, self.received), writer)  # type: ignore[arg-type]
         except (ConnectionResetError, BrokenPipeError, asyncio.IncompleteReadError):
             self.resets += 1
+        except asyncio.CancelledError:
+            pass  # The test is over: nobody waits for this task.
         finally:
             self._tasks.discard(task)
             self.ended.set()

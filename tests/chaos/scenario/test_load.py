@@ -122,6 +122,16 @@ METHOD = [
     ("- {fault: agent-kiled}", "there is no fault 'agent-kiled'. Did you mean 'agent-killed'?"),
     ("- {fault: agent-killed, four: 1s}", "there is no key 'four' here. Did you mean 'for'?"),
     ("- {fault: agent-killed, for: 5}", "for: 5 has no unit, such as 5ms; write 300ms, 1.5s, 10min or 1h"),
+    (
+        "- {fault: reset, link: service-database}",
+        "there is no link from the service to its database: sqlite is a file. Say `bench: {database: postgresql}`.",
+    ),
+    (
+        "- {fault: container-restarted}",
+        "container-restarted cannot happen: there is no engine under the process runtime. Say `bench: {runtime: docker}`.",
+    ),
+    ("- {fault: latency, link: device-broker}", "the key 'latency' is missing"),
+    ("- {fault: reset}", "reset needs a link. One of: device-broker, device-registry, service-broker, service-database, api-client."),
     ("- {fault: agent-killed, link: device-broker}", "agent-killed cannot be on device-broker. Leave it out."),
     ("- {fault: agent-killed, link: device-brokr}",
      ("link: 'device-brokr' is not one of device-broker, device-registry, service-broker, service-database, api-client. "
