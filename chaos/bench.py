@@ -32,6 +32,7 @@ from chaos.observers.wire import requests, tap
 from chaos.power import Power, engine_folder
 from chaos.proxies.links import Passage, ToxicLinks
 from chaos.proxies.mqtt import MqttProxy, MqttWay
+from chaos.proxies.mqtt.way import Gate
 from chaos.proxies.registry import RegistryFront
 from chaos.scenario.model import Link, Scenario
 from reference.core.errors import BlackstartError, ServiceError
@@ -40,7 +41,7 @@ from reference.core.limits import DEFAULT_LIMITS
 from reference.engine import PrivateEngine
 from reference.pki.authority import CertificateFiles, DevelopmentCA
 from reference.power.disk import Disk
-from reference.stack import HOST, Agents, Device, Stack
+from reference.stack import HOST, Agents, Device, Stack, all_of
 from reference.stack.box import BoxMaker, ProcessBox
 from reference.stack.docker_box import DockerBox
 from reference.support.files import write_durably
@@ -102,9 +103,10 @@ class Bench:
         self._clocks: dict[str, FakeClock] = {}
         self._disks: list[Disk] = []
         self._postgres: Postgres | None = None
+        self._births: list[Gate] = []
         self._closing = contextlib.AsyncExitStack()
         self.stack = Stack(
-            folder / "stack", seed=seed, agents=agents, broker=scenario.bench.broker, between=self._between,
+            folder / "stack", seed=seed, agents=agents, broker=scenario.bench.broker,
             images_on_base=scenario.bench.runtime == "docker",
         )  # fmt: skip
 
@@ -192,18 +194,21 @@ class Bench:
             await self._links.start(self._say)
         if self.scenario.bench.database == "postgresql":
             await self._start_postgres()
-        self._closing.push_async_callback(self.stack.stop)
-        await self.stack.start()
+        self._closing.push_async_callback(self.stack.stop, at_once=True)
+        await self.stack.begin()
+        await self._between()
+        await all_of(self.stack.start_service(), self._start_ground())
         self._api = self.stack.api()
         self._closing.push_async_callback(self._api.aclose)
         self.polled = await self._polled()
         self._say("building and pushing images")
-        await publish.publish(self.stack, self.scenario, self._wants.published)
+        await all_of(
+            publish.publish(self.stack, self.scenario, self._wants.published),
+            *(self.stack.register_device(device) for device in self.devices),
+        )
         self._say("installing the first version")
-        made = (self._make_device(number + 1) for number in range(self.scenario.bench.devices))
-        async with asyncio.TaskGroup() as group:
-            for device in made:
-                group.create_task(device)
+        for gate in self._births:
+            gate.release()
         if self.scenario.bench.begins is not None:
             async with asyncio.TaskGroup() as group:
                 for one in self.devices:
@@ -231,21 +236,25 @@ class Bench:
         self._postgres = Postgres(self.folder / "postgres")
         await asyncio.to_thread(self._postgres.start)
 
-    async def _between(self, stack: Stack) -> None:
-        """Broker and registry are up: stand before them, so that devices and service know no other way."""
-        authority = self._authority()
+    async def _between(self) -> None:
+        """No part is up, and the ports are known: stand between them, so that devices and service know no other way."""
+        authority, stack = self._authority(), self.stack
         tls = authority.issue_server("registry") if self._wants.registry_tls else None
-        await self.front.start(stack.registry().host, tls=tls)
+        await self.front.start(stack.registry_address, tls=tls)
         self.front.listen(requests(self.recorder))
-        port = await self._through(Link.DEVICE_REGISTRY, "registry", self.front.port)
-        stack.add_front("registry", f"{HOST}:{port}")
-        files = authority.issue_service()
-        way = await self._way(SERVICE, files)
+        way = await self._way(SERVICE, authority.issue_service())
         stack.service_broker_port = await self._through(Link.SERVICE_BROKER, SERVICE, way.port)
         if self._postgres is not None:
             url = await asyncio.to_thread(self._postgres.create_database)
             port = await self._through(Link.SERVICE_DATABASE, SERVICE, self._postgres.port)
             stack.database = url.replace(f":{self._postgres.port}/", f":{port}/")
+
+    async def _start_ground(self) -> None:
+        """Broker and registry, then the devices, beside the service: the starts of all parts together take longest."""
+        await all_of(self.stack.start_broker(), self.stack.start_registry("registry"))
+        port = await self._through(Link.DEVICE_REGISTRY, "registry", self.front.port)
+        self.stack.add_front("registry", f"{HOST}:{port}")
+        await all_of(*(self._make_device(number + 1) for number in range(self.scenario.bench.devices)))
 
     def _authority(self) -> DevelopmentCA:
         return DevelopmentCA.open_or_create(self.stack.data / "ca")
@@ -301,10 +310,13 @@ class Bench:
         if self.scenario.bench.memory:
             settings["client"] = {"memory_bytes": self.scenario.bench.memory << 20}
         limits = {**LIMITS, **self.scenario.bench.limits}
-        device = await self.stack.add_device(name, limits, settings, await self._box(root))
+        box = await self._box(root)
+        device = await asyncio.to_thread(self.stack.prepare_device, name, limits, settings, box)
         if self._wants.faketime:
             self._clocks[name] = FakeClock(self.folder / f"clock-{number}")
         self._powers[name] = Power(device, self.guard, disk, self.recorder)
+        # The service may not know it yet, and would not answer.
+        self._births.append(way.hold_kind("birth", "broker"))
         await self.start_agent(device)
 
     def _make_disk(self, root: Path, number: int) -> Disk:
@@ -318,7 +330,7 @@ class Bench:
         """What the device runs its client on; an engine of its own, started, where it is Docker."""
         if self.scenario.bench.runtime == "process":
             return ProcessBox
-        engine = PrivateEngine(engine_folder(root.resolve()), live_restore=True)
+        engine = _engine(root)
         self._closing.callback(_stop_engine, engine)
         await asyncio.to_thread(engine.start)
         return partial(DockerBox, engine=engine, alone=True, network=self.scenario.bench.network)
@@ -386,6 +398,10 @@ class Bench:
         await asyncio.to_thread(
             write_durably, device.config, json.dumps({**body, **settings}, indent=1).encode()
         )
+
+
+def _engine(root: Path) -> PrivateEngine:
+    return PrivateEngine(engine_folder(root.resolve()), live_restore=True)
 
 
 def _stop_engine(engine: PrivateEngine) -> None:

@@ -217,29 +217,14 @@ def _fault(root: Node, file: str, path: tuple[str | int, ...], item: Node) -> It
 
 
 def _parts(scenario: Scenario, root: Node, file: str) -> Iterator[ScenarioError]:
-    """Faults of a part that this bench does not have."""
-    bench = scenario.bench
-    lacks = {
-        Need.DOCKER: (
-            bench.runtime != "docker",
-            "there is no engine under the process runtime",
-            "runtime: docker",
-        ),
-        Need.POSTGRESQL: (
-            bench.database != "postgresql",
-            "there is no PostgreSQL in this bench",
-            "database: postgresql",
-        ),
-    }
+    """Faults of an engine, where there is none."""
+    if scenario.bench.runtime == "docker":
+        return
     for index, use in enumerate(scenario.method):
         fault = all_faults().get(use.fault) if isinstance(use, FaultUse) else None
-        if fault is None or not isinstance(use, FaultUse):
-            continue
-        for need in fault.needs_for(use):
-            absent, what, cure = lacks.get(need, (False, "", ""))
-            if absent:
-                said = f"{use.fault} cannot happen: {what}"
-                yield located(root, file, ("method", index, "fault"), said, f"Say `bench: {{{cure}}}`.")
+        if fault is not None and isinstance(use, FaultUse) and Need.DOCKER in fault.needs_for(use):
+            what = f"{use.fault} cannot happen: there is no engine under the process runtime"
+            yield located(root, file, ("method", index, "fault"), what, "Say `bench: {runtime: docker}`.")
 
 
 def _defects(scenario: Scenario, root: Node, file: str) -> Iterator[ScenarioError]:

@@ -15,12 +15,12 @@ from pydantic import ValidationError
 
 from chaos.dump import dump
 from chaos.faults import all_faults, fault_named
-from chaos.faults.base import Family, Fault
+from chaos.faults.base import Family, Fault, Need
 from chaos.lines import Plain, read
 from chaos.listing import Parameter, parameters
 from chaos.load import ENDS, SHIPPED, problems_in
 from chaos.scenario import Scenario
-from chaos.scenario.model import Happening
+from chaos.scenario.model import FaultUse, Happening, Link
 from chaos.scenario.quantities import DurationRange, FractionRange
 from chaos.scenario.sense import meant
 from reference.core.errors import InputError, Reason
@@ -121,9 +121,10 @@ def compose(answers: Answers, settings: Mapping[str, str]) -> dict[str, Plain]:
         if reason != "any":
             expect["reason"] = reason
     update: dict[str, Plain] = {"action": "update", "to": answers.given.get("to", "2.0.0")}
-    made: dict[str, Plain] = {"title": title}
+    bench = _bench(fault, use)
     if begins != "1.0.0":
-        made["bench"] = {"begins": None if begins == "none" else begins}
+        bench["begins"] = None if begins == "none" else begins
+    made: dict[str, Plain] = {"title": title, **({"bench": bench} if bench else {})}
     return {**made, "method": [use, update], "expect": expect}
 
 
@@ -232,6 +233,15 @@ def _fault(answers: Answers) -> type[Fault]:
     family = answers.get(Question("family", "What is to be hurt?", next(iter(names), None), names))
     choices = {name: fault.about for name, fault in faults.items() if fault.family == family}
     return faults[answers.get(Question("fault", "Which fault?", next(iter(choices)), choices))]
+
+
+def _bench(fault: type[Fault], use: Mapping[str, Plain]) -> dict[str, Plain]:
+    """What the bench has to be for the fault to happen."""
+    needs = fault.needs_for(FaultUse.model_validate(use))
+    bench: dict[str, Plain] = {"runtime": "docker"} if Need.DOCKER in needs else {}
+    if Need.POSTGRESQL in needs or use.get("link") == Link.SERVICE_DATABASE:
+        bench["database"] = "postgresql"
+    return bench
 
 
 def _settings(answers: Answers, fault: type[Fault], given: Mapping[str, str]) -> dict[str, Plain]:

@@ -16,6 +16,7 @@ from reference.service.app import Parts, create_app
 from reference.service.auth import DevelopmentIssuer, rights_document
 from reference.service.store import Store
 from reference.support.mqtt import MqttLink
+from tools.chaos_faults import document as chaos_faults_document
 from tools.crash_picture import crash_picture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +50,7 @@ DOCUMENTS: Mapping[str, Callable[[], str]] = {
     "asyncapi.json": asyncapi_json,
     "rights.md": rights_document,
     "docker-fields.md": docker_fields_document,
+    "chaos-faults.md": chaos_faults_document,
     "crash-safety.svg": crash_picture,
 }
 """In docs/."""

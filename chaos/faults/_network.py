@@ -149,7 +149,7 @@ class CutOff(NetworkFault):
 
     def shown(self, way: Hurt) -> str:
         seen = way.watch.seen()
-        ended = seen.resets + sum(1 for end in seen.ends if not end.client_first)
+        ended = seen.resets + len(seen.ends)
         # Others may have ended by themselves, where the way was up in between.
         cut = min(ended, way.open_then)
         if not cut + seen.refused:

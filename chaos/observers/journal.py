@@ -140,7 +140,13 @@ async def write_rest(recorder: Recorder, device: Device, healthy: bool) -> None:
     with contextlib.suppress(OSError):
         samples = await asyncio.to_thread(samples_of, device.samples)
         recorder.record(
-            "samples", "end", name, first=samples.first, last=samples.last, broken_at=samples.broken_at
+            "samples",
+            "end",
+            name,
+            first=samples.first,
+            last=samples.last,
+            broken_at=samples.broken_at,
+            lost=samples.lost,
         )
     with contextlib.suppress(OSError):
         recorder.record("refusals", "end", name, reasons=await asyncio.to_thread(_refusals, device))

@@ -17,7 +17,9 @@ def tap(recorder: Recorder, device: str) -> Callable[[Seen], None]:
     """Writes what the MQTT-aware proxy of a device tells."""
 
     def write(seen: Seen) -> None:
-        recorder.record("tap", seen.event, device, t=None, **{k: v for k, v in seen.data.items() if v is not None})
+        recorder.record(
+            "tap", seen.event, device, t=None, **{k: v for k, v in seen.data.items() if v is not None}
+        )
 
     return write
 

@@ -15,9 +15,9 @@ import socket
 import struct
 from collections.abc import Callable
 
+from chaos.proxies.toxics import HOST
 from chaos.proxies.watch import Connection, Seen, Watch
 from reference.core.errors import ServiceError
-from reference.stack import HOST
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER, no time: close() sends a reset
 

@@ -21,8 +21,8 @@ import toxiproxy.exceptions  # type: ignore[import-untyped]
 import toxiproxy.proxy  # type: ignore[import-untyped]
 
 from reference.core.errors import ServiceError
-from reference.stack import HOST
 
+HOST = "127.0.0.1"
 LIMIT_S = 3.0
 """Longest that a call may take: on loopback they take milliseconds, unless the server hangs."""
 

@@ -17,8 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.proxies.toxics import LIMIT_S, Toxic, Toxics, ToxicsError, ToxicsGoneError, ToxicsHungError
-from reference.stack import HOST
+from chaos.proxies.toxics import HOST, LIMIT_S, Toxic, Toxics, ToxicsError, ToxicsGoneError, ToxicsHungError
 from reference.support.processes import ends_with_us, tail
 
 START_S = 10.0
@@ -67,7 +66,10 @@ class ServerProcess:
             except BaseException:
                 await self.stop()
                 raise
+            died = not self.alive
             await self.stop()
+            if died:
+                break
         raise ToxicsError(
             f"Toxiproxy does not come up; its log ends:\n{tail(self.log_path)}", where=str(self.log_path)
         )
@@ -233,7 +235,9 @@ class ToxiproxyServer:
         """It listens again, maybe on another port; again is success."""
         async with self._one_by_one:
             wanted = self._of(proxy)
-            if not wanted.enabled:
+            if not (
+                wanted.enabled and wanted.port
+            ):  # An `up` that was cancelled half-way has left it without one.
                 wanted.enabled, wanted.port = True, 0
                 await self._done(lambda: self._open(proxy))
 

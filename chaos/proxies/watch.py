@@ -67,8 +67,6 @@ class End:
     """Bytes that had come back on it since the watch began."""
     was_open: bool
     """It was there when the watch began."""
-    client_first: bool
-    """The client had ended its way before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +225,7 @@ class Watch:
             self._tally.slowest_end_s = max(self._tally.slowest_end_s, now - max(since, self.began))
         pending = self._pending.get(connection)
         if pending is not None and len(self._ends) < ENDS_KEPT:
-            self._ends.append(
-                End(
-                    connection.got - pending.got_before,
-                    pending.was_open,
-                    connection.client_ended is not None,
-                )
-            )
+            self._ends.append(End(connection.got - pending.got_before, pending.was_open))
 
     def sent(self, connection: Connection, size: int) -> None:
         tally, now = self._tally, connection.last_sent

@@ -11,13 +11,10 @@ import asyncio
 import contextlib
 import shutil
 import time
-import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import httpx
 
 from chaos.bench import Bench
 from chaos.checkers import Case
@@ -26,35 +23,30 @@ from chaos.faults import fault_named
 from chaos.faults.base import Wants
 from chaos.history import Event, History
 from chaos.judge import judge
-from chaos.method import Coming, Player
-from chaos.moments import Reached
-from chaos.plan import Planned, plan
+from chaos.plan import plan
 from chaos.result import FaultRow
 from chaos.scenario import Scenario
 from chaos.soak.draw import Guards, draw_round
-from chaos.soak.found import Violation, number_of, scenario_of, with_method
+from chaos.soak.found import Violation, scenario_of
+from chaos.soak.ground import GuardedPlayer, SoakBench
+from chaos.soak.judged import alone, of_device, once
 from chaos.soak.result import SoakResult
-from chaos.soak.table import BODY, Wild, available, one_each, slot_of
+from chaos.soak.table import Wild, available, one_each
 from chaos.soak.watch import TERMINAL, Confirmed, RoundRecorder, Scan, Watch, cpu_s, journal_observer
 from chaos.steady import converge, steady
 from chaos.verdict import Finding, Verdict
-from reference.core.errors import BlackstartError, ServiceError
-from reference.stack import Agents, Device
+from reference.core.errors import ServiceError
+from reference.stack import Agents
 
 FLOOR_S = 0.3
 """Good answers before a round's first order."""
 SETTLE_S = 0.5
 REST_POLL_S = 0.5
 PROGRESS_S = 2.0
-RESTART_S = 2.0
-"""RestartSec of deploy/blackstart-edge.service."""
-RESTART_LOOK_S = 0.5
-ORDER_S = 20.0
-"""An order is repeated for so long, under the same key, while the service does not answer."""
 MOST_FOUND = 3
 """Scenarios made of one round's violations, at most."""
-_GLOBAL = frozenset({"run", "fault", "action", "api"})
-"""Sources whose events about no device are about all; what the registry was asked is nobody's."""
+_OF_THE_ROUND = frozenset({"faults-fired", "method-played"})
+"""Checkers whose doubts are counted by themselves: a fault that met nobody, an order while the service was gone."""
 
 Tell = Callable[[str, object], None]
 """`say` and a text, or `progress` and a mapping."""
@@ -67,103 +59,6 @@ class Wanted:
     minutes: float
     seed: int
     guards: Guards
-
-
-class GuardedPlayer(Player):
-    """Keeps apart in fact what was drawn apart: on a slow machine an end takes longer than was thought."""
-
-    _slots: dict[tuple[str, int | None], asyncio.Lock]
-    _held: dict[int, asyncio.Lock]
-    _healing: set[asyncio.Task[None]]
-
-    def __init__(self, bench: Bench, items: tuple[Planned, ...]) -> None:
-        super().__init__(bench, items, lambda: True)
-        self._slots, self._held, self._healing = defaultdict(asyncio.Lock), {}, set()
-
-    @property
-    def unhealed(self) -> set[str]:
-        """Devices that a fault has left as no test can judge them; the empty name: all."""
-        return {row.device for row in self.rows if row.failed.startswith("could not be healed")}
-
-    async def heal_all(self) -> None:
-        """See the base; what is being healed is waited for."""
-        await asyncio.gather(*self._healing, return_exceptions=True)
-        await super().heal_all()
-
-    async def look_after(self) -> None:
-        """Start agents that have ended by themselves again, as a service manager does; until it is cancelled."""
-        since: dict[str, float] = {}
-        while True:
-            await asyncio.sleep(RESTART_LOOK_S)
-            for number, device in enumerate(self.bench.devices, 1):
-                slot, name = self._slots[BODY, number], device.client_id
-                if slot.locked() or not self.bench.power(device).on or (device.agent and device.agent.alive):
-                    since.pop(name, None)
-                elif time.monotonic() - since.setdefault(name, time.monotonic()) > RESTART_S:
-                    async with slot:
-                        self.bench.recorder.record("action", "restarted", name)
-                        self.problems.append(f"{name}: the agent had ended by itself, and was started again")
-                        with contextlib.suppress(BlackstartError, OSError):  # Then again, in a while.
-                            await self.bench.start_agent(device)
-
-    async def _begin(self, coming: Coming, reached: Reached) -> None:
-        use = coming.fault.use
-        slot = self._slots[slot_of(use), use.device]
-        await slot.acquire()
-        self._held[id(coming)] = slot
-        try:
-            await super()._begin(coming, Reached(max(reached.t, self.bench.recorder.now())))
-        except (BlackstartError, OSError):
-            await self._heal(coming)  # Half of it may be there.
-            raise
-        if not coming.fault.lasts:
-            self._let_go(coming)
-
-    async def _heal(self, coming: Coming) -> None:
-        # To its end, also when the round is broken off meanwhile.
-        healing = asyncio.create_task(self._healed(coming))
-        self._healing.add(healing)
-        healing.add_done_callback(self._healing.discard)
-        await asyncio.shield(healing)
-
-    async def _healed(self, coming: Coming) -> None:
-        try:
-            await super()._heal(coming)
-        finally:
-            self._let_go(coming)
-
-    def _let_go(self, coming: Coming) -> None:
-        if (slot := self._held.pop(id(coming), None)) is not None:
-            slot.release()
-
-
-class SoakBench(Bench):
-    """A bench whose service may be gone when an order is given: an order is given until it was taken, and once."""
-
-    async def order(self, device: Device, version: str) -> str:
-        """See the base. The key makes the service take it once, whatever became of its answer."""
-        headers = {"Idempotency-Key": uuid.uuid4().hex}
-        where, end = f"/api/v1/clients/{device.client_id}/update", time.monotonic() + ORDER_S
-        while True:
-            said = ""
-            try:
-                answer = await self.api.post(
-                    where, json={"targetVersion": version}, params={"supersede": "true"}, headers=headers
-                )
-                if answer.status_code == httpx.codes.ACCEPTED:
-                    job_id = str(answer.json()["jobId"])
-                    self._jobs.setdefault(device.client_id, []).append(job_id)
-                    self.orders.setdefault(device.client_id, []).append(version)
-                    return job_id
-                said = f"{answer.status_code} {answer.text}"
-            except httpx.HTTPError as error:
-                said = repr(error)
-            else:
-                if not answer.is_server_error:
-                    raise ServiceError(f"the update was not accepted: {said}", where=device.client_id)
-            if time.monotonic() > end:
-                raise ServiceError(f"the update was not accepted: {said}", where=device.client_id)
-            await asyncio.sleep(0.3)
 
 
 @dataclass(slots=True)
@@ -258,11 +153,12 @@ class Soak:
         history = recorder.history()
         found = await asyncio.to_thread(self._judge, scenario, history, player.rows, begins)
         self._after(player, history)
-        violations = _once([*watch.violations, *found])
+        violations = once([*watch.violations, *found])
         if broken := player.unhealed:
             # A harness that has not undone what it did proves nothing against the product; nor can it go on.
             violations = [v for v in violations if v.device not in broken and "" not in broken]
-            self.result.problems.append(f"round {self._number}: ended, as faults could not be healed")
+            where = ", ".join(sorted(broken - {""})) or "what all share"
+            self.result.broken_off = f"in round {self._number} a fault could not be healed: {where}"
             self._end = 0.0
         if violations:
             self.result.violations += violations
@@ -277,21 +173,16 @@ class Soak:
         """All checkers, on each device by itself."""
         found = []
         for device, first in begins.items():
-            alone = _alone(scenario, device, first)
-            mine = _of_device(history, device)
+            mine_alone = alone(scenario, device, first)
+            mine = of_device(history, device)
             concerned = tuple(row for row in rows if row.device in ("", device))
-            findings, _ = judge(Case(alone, History(mine), concerned))
+            findings, _ = judge(Case(mine_alone, History(mine), concerned))
             for finding in findings:
                 self.result.findings += 1
-                if (
-                    finding.checker not in ("faults-fired", "method-played")
-                    or finding.verdict is Verdict.FAIL
-                ):
-                    self.result.unjudged += finding.verdict is Verdict.UNKNOWN
-                if finding.verdict is Verdict.UNKNOWN and finding.checker != "faults-fired":
-                    self.result.problems.append(
-                        f"round {self._number}, {device}: {finding.checker}: {finding.measured}"
-                    )
+                if finding.verdict is Verdict.UNKNOWN and finding.checker not in _OF_THE_ROUND:
+                    self.result.unjudged += 1
+                    what = f"{finding.checker}: {finding.measured}"
+                    self.result.problems.append(f"round {self._number}, {device}: {what}")
                 if finding.verdict is Verdict.FAIL:
                     found.append(self._violation(finding, device))
         self.result.rounds += 1
@@ -328,7 +219,7 @@ class Soak:
 
     # ---- counting, and telling
 
-    def _after(self, player: Player, history: History) -> None:
+    def _after(self, player: GuardedPlayer, history: History) -> None:
         for row in player.rows:
             self._unshown[row.fault] += not row.fired
         self.result.problems += [f"round {self._number}: {problem}" for problem in player.problems]
@@ -336,7 +227,9 @@ class Soak:
             self.result.rest_ms = max(self.result.rest_ms, int(str(rest.data.get("ms"))))
 
     def _count(self, event: Event) -> None:
-        """Each job by its end, once."""
+        """Each job by its end, once; each fault that was shown to have happened."""
+        if (event.source, event.event) == ("fault", "fired"):
+            self._fired[str(event.data.get("fault"))] += 1
         if (
             self._number
             and (event.source, event.event) == ("api", "job")
@@ -374,34 +267,6 @@ def _wants(wild: list[Wild]) -> Wants:
     for use in one_each(wild):
         fault_named(use.fault).wants(use, wants)
     return wants
-
-
-def _alone(scenario: Scenario, device: str, begins: str) -> Scenario:
-    """The round as that device has lived it."""
-    number = number_of(device)
-    kept = [item for item in scenario.method if getattr(item, "device", None) in (None, number)]
-    return with_method(scenario, [item.model_copy(update={"device": None}) for item in kept], begins)
-
-
-def _of_device(history: History, device: str) -> tuple[Event, ...]:
-    """What is about it; that another one did not come to rest is not."""
-    found = []
-    for event in history.events:
-        if (event.source, event.event) == ("run", "not-converged"):
-            what = str(event.data.get("what"))
-            if "edge-" in what and f"{device}:" not in what:
-                event = replace(event, event="converged", data={"ms": 0})  # noqa: PLW2901
-        if event.device == device or (not event.device and event.source in _GLOBAL):
-            found.append(event)
-    return tuple(found)
-
-
-def _once(violations: list[Violation]) -> list[Violation]:
-    """One for each device and checker: what was seen live knows when."""
-    found: dict[tuple[str, str], Violation] = {}
-    for violation in violations:
-        found.setdefault((violation.device, violation.checker), violation)
-    return list(found.values())
 
 
 async def _until(playing: Coroutine[None, None, str], broken: asyncio.Event) -> None:

@@ -38,6 +38,8 @@ class SoakResult:
     """Faults that were not drawn, and why."""
     problems: list[str] = field(default_factory=list)
     """What could not be done in a round."""
+    broken_off: str = ""
+    """Why it ended before its time, where the harness itself could not go on."""
     seconds: float = 0.0
     rest_ms: int = 0
     """The longest that it took until everything was at rest after a round."""
@@ -45,10 +47,11 @@ class SoakResult:
     """Of one processor, that the harness itself has used."""
 
     def exit_code(self) -> int:
-        """1 with violations, 3 when nothing was done or no fault fired, else 0."""
+        """1 with violations, 3 when nothing was done, no fault fired, or it was broken off, else 0."""
         if self.violations:
             return 1
-        return 0 if self.rounds and self.updates and self.faults_fired else 3
+        done = self.rounds and self.updates and self.faults_fired
+        return 0 if done and not self.broken_off else 3
 
     def to_json(self) -> str:
         """What `--json` prints."""

@@ -88,7 +88,7 @@ def _registry() -> list[Wild]:
 
 
 def _mqtt() -> list[Wild]:
-    kinds = ("command", "cancel", "reply", "birth", "status", "any")
+    kinds = ("command", "command", "status", "status", "any", "any", "cancel", "reply", "birth")
     drop = _packets(*kinds, packet=("publish", "puback"), share=(0.3, 0.7, 1.0))
     return [
         Wild("mqtt-drop", WAY, 6, (1_000, 6_000), drop),
@@ -114,6 +114,7 @@ def _parts() -> list[Wild]:
         Wild("disk-full", BODY, 4, (1_000, 5_000), _one_of("leave", "0B", "64KiB", "1MiB")),
         Wild("descriptors-gone", BODY, 3, (1_000, 4_000), _one_of("leave", 0, 2)),
         Wild("device-certificate-expired", BODY, 2, (1_000, 4_000), takes_ms=2_000),
+        Wild("registry-killed", REGISTRY, 2, (200, 3_000), takes_ms=2_000),
         Wild("broker-killed", BROKER, 4, (200, 3_000), takes_ms=2_000),
         Wild("service-killed", SERVICE, 4, (200, 3_000), takes_ms=3_000),
         Wild("database-down", SERVICE, 3, (500, 4_000)),

@@ -171,7 +171,8 @@ def soak(
 ) -> None:
     """Draw random faults against many devices under continuous updates; make a small scenario of what is found.
 
-    Exit codes: 0 no violation, 1 violations, 3 nothing was done: no update ended, or no fault fired.
+    Exit codes: 0 no violation, 1 violations, 3 nothing was done (no update ended, or no fault fired), or it
+    was broken off because a fault could not be healed.
     """  # fmt: skip
     with spoken():
         from reference.cli.chaos_soak import run as play

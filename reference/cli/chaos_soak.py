@@ -114,6 +114,8 @@ def _show(console: Console, result: SoakResult) -> None:
         console.print(f"[yellow]note[/]: {escape(problem)}", highlight=False)
     if len(result.problems) > MOST_SHOWN:
         console.print(f"[yellow]note[/]: and {len(result.problems) - MOST_SHOWN} more: --json has them")
+    if result.broken_off:
+        console.print(f"[yellow]broken off[/]: {escape(result.broken_off)}", highlight=False)
     for violation in result.violations:
         console.print(f"[red]violation[/]: {escape(str(violation))}", highlight=False)
     for path in result.scenarios:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from reference.stack.folder import (
     secret,
 )
 from reference.stack.images import PUBLISHER, build_and_push, to_its_end
+from reference.stack.parts import SPOKEN, Agents, RegistryHandle, laid_over
 from reference.support.files import write_durably
 from reference.support.processes import ManagedProcess, ProcessError, start_module
 
@@ -49,28 +50,6 @@ REGISTRY_USER = "device"
 
 LOCK_WAIT_S = 3.0
 """How long the parts of a stack that was killed may take to end, before the folder counts as in use."""
-
-
-@dataclass(slots=True)
-class RegistryHandle:
-    """A registry that runs, and how to reach it."""
-
-    process: ManagedProcess | None
-    host: str
-    """`host:port` as devices name it."""
-    pull_password: str
-    push_password: str
-    push_host: str = ""
-    """Where images are pushed to, when that is elsewhere: devices may reach it through something else."""
-
-
-@dataclass(frozen=True, slots=True)
-class Agents:
-    """Modules run as an agent, as one that stands still at a phase, and as the service: tests put broken ones here."""
-
-    usual: str = "reference.edge.main"
-    pausing: str = "reference.demo.agent"
-    service: str = "reference.service"
 
 
 DEFAULT_AGENTS = Agents()
@@ -94,8 +73,6 @@ class Stack:
     """What devices run their client on, where they are not given another box."""
     images_on_base: bool = False
     """Whether images have Python in them, as an engine needs it; the process runtime has its own."""
-    between: Callable[[Stack], Awaitable[None]] | None = None
-    """Called when broker and registry are up and the service is not yet: whoever stands between parts gets in here."""
     service_broker_port: int = 0
     """Where the service finds the broker, when something stands between them; 0: at the broker's own port."""
     digests: dict[str, str] = field(default_factory=dict)
@@ -122,16 +99,27 @@ class Stack:
     async def start(self) -> None:
         """Start everything but devices. Raises BlackstartError with the part's log when one does not come up."""
         with folder_errors(self.data):
+            await self.begin()
+            await all_of(self.start_broker(), self.start_registry("registry", self.registry_port))
+            await self.start_service()
+
+    async def begin(self) -> None:
+        """Take the folder and choose the ports of broker and registry; what a broker speaks is known by its kind.
+
+        Whoever wants to stand between the parts gets in after this. Any part may be started then, before any other.
+        """
+        with folder_errors(self.data):
             self.data.mkdir(parents=True, exist_ok=True)
             await self._take_folder()
-            first = self.start_broker(), self.start_registry("registry", self.registry_port)
-            # Both to their end: what is still being started when the other fails would not be stopped.
-            for outcome in await asyncio.gather(*first, return_exceptions=True):
-                if isinstance(outcome, BaseException):
-                    raise outcome
-            if self.between is not None:
-                await self.between(self)
-            await self.start_service()
+            for name in ("broker", "registry"):
+                if not self._remembered(name):
+                    self._remember(name, free_port())
+        self.broker_port, self.mqtt_version = self._remembered("broker"), SPOKEN[self.broker]
+
+    @property
+    def registry_address(self) -> str:
+        """`host:port` of the first registry, once its port is chosen."""
+        return f"{HOST}:{self.registry_port or self._remembered('registry')}"
 
     async def _take_folder(self) -> None:
         """Lock the folder. The parts inherit the lock, so it is held until the last one has ended, too."""
@@ -229,14 +217,13 @@ class Stack:
         self._registries[name] = handle
         return handle
 
-    async def stop(self) -> None:
-        """Stop everything, clients too: a stack leaves no process behind."""
-        for device in self.devices.values():
-            with contextlib.suppress(BlackstartError):
-                await self.stop_device(device)
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop everything, clients too: a stack leaves no process behind. `at_once`: SIGKILL, for a folder that goes, too."""
+        await asyncio.gather(*(self._ended(device) for device in self.devices.values()))
+        end = self.kill_part if at_once else self.stop_part
         for name in ("service", *(n for n in self._parts if n not in ("service", "broker")), "broker"):
             with contextlib.suppress(ServiceError):
-                await self.stop_part(name)
+                await end(name)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -259,16 +246,31 @@ class Stack:
         `limits` and `settings` are the updater's bounds and the agent's configuration, where they differ; its `client`
         and `engine` field by field.
         """
+        device = self.prepare_device(client_id, limits, settings, box)
+        await self.register_device(device)
+        return device
+
+    def prepare_device(
+        self,
+        client_id: str,
+        limits: Mapping[str, int] | None = None,
+        settings: Mapping[str, object] | None = None,
+        box: BoxMaker | None = None,
+    ) -> Device:
+        """Set a device up; the service does not know it yet."""
         root = self.data / "devices" / client_id
         device = Device(self.tenant, client_id, root, self._port_of(client_id), box or self.box)
         with folder_errors(self.data):
             self._write_device(device, limits or {}, settings or {})
         self.devices[client_id] = device
-        async with self.api() as api:
-            answer = await api.post("/api/v1/clients", json={"clientId": client_id})
-        if answer.status_code not in (200, 201):
-            raise ServiceError(f"the client {client_id} could not be registered: {answer.text}")
         return device
+
+    async def register_device(self, device: Device) -> None:
+        """Have the service know its client. Raises ServiceError."""
+        async with self.api() as api:
+            answer = await api.post("/api/v1/clients", json={"clientId": device.client_id})
+        if answer.status_code not in (200, 201):
+            raise ServiceError(f"the client {device.client_id} could not be registered: {answer.text}")
 
     def allow(self, client_id: str) -> None:
         """Give a device its rights at the broker, where the broker keeps a list of them."""
@@ -328,6 +330,10 @@ class Stack:
             env_extra=environment,
         )  # fmt: skip
         await device.agent.ready()
+
+    async def _ended(self, device: Device) -> None:
+        with contextlib.suppress(BlackstartError):
+            await self.stop_device(device)
 
     async def stop_device(self, device: Device) -> None:
         """End the agent, then the client."""
@@ -455,14 +461,11 @@ class Stack:
         )
 
 
-def laid_over(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
-    """`below` with the fields of `above` in it; where both are objects, those are joined alike."""
-    found = dict(below)
-    for name, value in above.items():
-        under = found.get(name)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        found[name] = laid_over(under, value) if both else value  # type: ignore[arg-type]
-    return found
+async def all_of(*works: Awaitable[object]) -> None:
+    """All to their end, though one fails: what is still being started would not be stopped. Raises the first failure."""
+    for outcome in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def _port(said: Mapping[str, object]) -> int:
@@ -481,6 +484,7 @@ __all__ = [
     "Agents",
     "Device",
     "Stack",
+    "all_of",
     "folder_errors",
     "free_port",
 ]

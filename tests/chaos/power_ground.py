@@ -28,10 +28,11 @@ from reference.core.model import Health
 from reference.demo.run import install
 from reference.power.disk import Disk, _run, private_mounts
 from reference.stack import Device, Stack
+from reference.stack.box import ProcessBox
 from reference.stack.probe import ask
 
 needs_faketime = pytest.mark.skipif(library() is None, reason="libfaketime is not installed")
-LIMIT_S = 90
+LIMIT_S = 240
 OLD = "1.0.0"
 QUICK = Health(probe="/healthz", start_period_ms=5_000, window_ms=5_000, stable_for_ms=50)
 Body = Callable[[Path], Awaitable[None]]
@@ -158,6 +159,15 @@ def use_of(name: str, given: Mapping[str, object] | None, lasts: str = "") -> Fa
 def given(name: str, given: Mapping[str, object]) -> dict[str, object]:
     """What a fault makes of what it is given. Raises InputError."""
     return checked(fault_named(name), use_of(name, given)).model_dump()
+
+
+def bare(folder: Path) -> StandIn:
+    """A device on which nothing runs, without a disk and a clock of its own."""
+    device = Device("acme", "edge-1", folder / "edge-1", 4_840, ProcessBox)
+    device.run_dir.mkdir(parents=True)
+    guard, recorder = Guard(folder), Recorder()
+    stack = Stack(folder / "stack")
+    return StandIn(folder, stack, device, guard, recorder, Power(device, guard, None, recorder), None)
 
 
 @asynccontextmanager

@@ -112,8 +112,10 @@ def test_options_answer_everything(tmp_path: Path) -> None:
     blackstart(tmp_path, "chaos", "validate", str(path))
 
 
-@pytest.mark.parametrize("name", all_faults())
-def test_a_scenario_can_be_made_of_every_fault(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "link"), [(n, link) for n, f in all_faults().items() for link in f.links or ("",)]
+)
+def test_a_scenario_can_be_made_of_every_fault(name: str, link: str, tmp_path: Path) -> None:
     from chaos.listing import parameters
     from chaos.new import Answers, compose, text_of
 
@@ -129,9 +131,8 @@ def test_a_scenario_can_be_made_of_every_fault(name: str, tmp_path: Path) -> Non
         for one in parameters(name)
         if one.required
     }
-    made = compose(Answers({"title": "x", "fault": name}), settings)
-    if made["method"][0].get("link") == "service-database":  # type: ignore[index, union-attr]
-        made["bench"] = {"database": "postgresql"}
+    given = {"title": "x", "fault": name, **({"link": link} if link else {})}
+    made = compose(Answers(given), settings)
     path = write(tmp_path, text_of(made, tmp_path / "story.yaml"))
     assert [use.fault for use in load(path).faults] == [name]
 

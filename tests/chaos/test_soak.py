@@ -50,7 +50,7 @@ def test_what_it_ends_with() -> None:
         return SoakResult.from_json(json.dumps({"minutes": 1, "seed": 1, "devices": 1, **done})).exit_code()
 
     assert code() == 0
-    assert code(updates={}) == code(faults_fired={}) == code(rounds=0) == 3
+    assert code(updates={}) == code(faults_fired={}) == code(rounds=0) == code(broken_off="in round 1") == 3
     assert code(violations=[{"round": 1, "device": "edge-1", "checker": "runs", "what": "nothing"}]) == 1
 
 

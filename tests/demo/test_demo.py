@@ -96,16 +96,18 @@ def test_downtime_is_from_the_first_failed_to_the_first_good_answer_summed() -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "broken_at"),
+    ("text", "broken_at", "lost"),
     [
-        ('{"seq": 1}\n{"seq": 2}\n{"se', None),
-        ('{"seq": 1}\n{"seq": 3}\n', 2),
-        ('{"seq": 1}\n{"seq": 1}\n', 2),
-        ('{"seq": 1}\n{"se\n{"seq": 2}\n', 2),
-        ("", 1),
+        ('{"seq": 1}\n{"seq": 2}\n{"se', None, 0),
+        ('{"seq": 1}\n{"seq": 3}\n', 2, 1),
+        ('{"seq": 1}\n{"seq": 9}\n{"seq": 10}\n{"seq": 13}\n', 2, 9),
+        ('{"seq": 1}\n{"seq": 1}\n', 2, 1),
+        ('{"seq": 1}\n{"se\n{"seq": 2}\n', 2, 1),
+        ("", 1, 0),
     ],
 )
-def test_a_break_in_the_samples_is_found(tmp_path: Path, text: str, broken_at: int | None) -> None:
+def test_a_break_in_the_samples_is_found(tmp_path: Path, text: str, broken_at: int | None, lost: int) -> None:
     path = tmp_path / "samples.log"
     path.write_text(text)
-    assert samples_of(path).broken_at == broken_at
+    found = samples_of(path)
+    assert (found.broken_at, found.lost) == (broken_at, lost)

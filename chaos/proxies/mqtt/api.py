@@ -145,7 +145,8 @@ class ToxicApi:
         ways = []
         for order in orders:
             known = self._ways.get(order.name)
-            if known is not None and (known.listen, known.upstream) != (order.listen, order.upstream):
+            wanted = _local(order.listen or f"{HOST}:0"), _local(order.upstream or "")
+            if known is not None and (known.listen, known.upstream) != wanted:
                 await known.disable()
                 del self._ways[order.name]
                 known = None
@@ -153,7 +154,7 @@ class ToxicApi:
         return _json({"proxies": [_shown(way) for way in ways]}, 201)
 
     async def _reset(self) -> Response:
-        for way in self._ways.values():
+        for way in tuple(self._ways.values()):
             await way.enable()
             for toxic in way.toxics:
                 way.remove_toxic(toxic.name)

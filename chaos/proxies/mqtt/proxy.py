@@ -31,7 +31,7 @@ class MqttProxy:
     async def stop(self) -> None:
         """Cut everything, and listen no more; again is success."""
         await self._server.close()
-        for way in self.ways.values():
+        for way in tuple(self.ways.values()):
             await way.disable()
 
     async def way(

@@ -64,6 +64,8 @@ class Session:
         }
         self.how = ""
         """Who ended it: `device`, `broker`, or `cut` and `reset` when we did; empty while it is open."""
+        self.accepted = False
+        """The broker has said yes to the client's CONNECT."""
         self.over = asyncio.Event()
         self._onlooker = onlooker
         self._tasks: list[asyncio.Task[None]] = []
@@ -117,14 +119,14 @@ class Session:
     # ---- packets of ours
 
     def inject(self, stream: Stream, data: bytes, told: Injected) -> None:
-        """Put a packet on the wire, past all toxics; nothing where the connection has fallen silent or is no MQTT.
+        """Put a packet on the wire, past all toxics; nothing where the client is not connected, or all is silent.
 
         What acknowledges it is kept from the other side, which knows nothing of it. Raises ValueError for what is no
         packet.
         """
-        if self.over.is_set() or self.dialogue.version is None or self.flows[stream].silenced:
+        packet = whole(stream, data, self.dialogue.version or V311)
+        if self.over.is_set() or not self.accepted or self.flows[stream].silenced:
             return
-        packet = whole(stream, data, self.dialogue.version)
         if packet.type is PacketType.PUBLISH and packet.packet_id is not None:
             self._ours[stream, packet.packet_id] = told
         told.sent += 1
@@ -155,6 +157,8 @@ class Session:
     def writes(self, chunk: Chunk, stream: Stream) -> None:
         """See FlowOwner."""
         packet, ours = chunk.packet, False
+        if packet is not None and packet.type is PacketType.CONNACK:
+            self.accepted = packet.code == 0
         if packet is not None and packet.type is PacketType.PUBLISH and packet.packet_id is not None:
             ours = (stream, packet.packet_id) in self._ours
         self._onlooker.goes(self, packet, chunk.data, stream, ours=ours)

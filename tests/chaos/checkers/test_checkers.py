@@ -164,6 +164,14 @@ CASES: Mapping[str, Shown] = {
         lambda: expecting(succeeded(), converges="89ms"),
         lambda: succeeded().without("run", "converged").case(),
     ),
+    "nobody-got-in": Shown(
+        lambda: quiet().add(1.5, "hostile", "knocked", who="a stranger", ended="refused").case(),
+        lambda: quiet()
+        .add(1.5, "hostile", "knocked", who="a stranger", ended="connack")
+        .add(1.6, "hostile", "got-in", who="a stranger")
+        .case(),
+        lambda: quiet().add(1.5, "hostile", "knocked", who="a stranger").case(),
+    ),
     "never-two-active": Shown(
         lambda: succeeded().case(),
         lambda: succeeded().having("containers", "end", world=world(container(OLD), container(NEW))).case(),

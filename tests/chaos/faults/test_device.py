@@ -15,7 +15,7 @@ from chaos.needs import blkio_folder
 from chaos.power.outages import DISK_BYTES
 from reference.edge.inspect import look
 from reference.edge.settings import load_settings
-from tests.chaos.power_ground import StandIn, alone, ground, needs_faketime
+from tests.chaos.power_ground import StandIn, alone, bare, ground, needs_faketime
 from tests.power.conftest import needs_power
 
 needs_blkio = pytest.mark.skipif(blkio_folder() is None, reason="no control group that throttles disks")
@@ -86,15 +86,13 @@ async def test_a_slow_disk_is_slow_for_the_device_and_nobody_else(folder: Path) 
         await made.answers("2.0.0")
 
 
-@alone
-async def test_a_fault_of_the_disk_needs_a_disk_of_its_own(folder: Path) -> None:
-    async with ground(folder) as made:
-        for name in ("disk-full", "slow-disk"):
-            fault = made.fault(name)
-            with pytest.raises(FaultError, match="no disk of its own"):
-                await fault.begin()
-            assert await fault.fired() == ""
-            await fault.heal()
+@pytest.mark.parametrize("name", ["disk-full", "slow-disk"])
+async def test_a_fault_of_the_disk_needs_a_disk_of_its_own(name: str, tmp_path: Path) -> None:
+    fault = bare(tmp_path).fault(name)
+    with pytest.raises(FaultError, match="no disk of its own"):
+        await fault.begin()
+    assert await fault.fired() == ""
+    await fault.heal()
 
 
 @alone

@@ -117,11 +117,14 @@ async def test_drop_a_share_is_repeatable(place: Place) -> None:
     async def one() -> str:
         dropping = place.fault("mqtt-drop", {"kind": "status", "packet": "puback", "share": "50%"})
         await dropping.begin()
+        (toxic,) = place.way.way.toxics
+        before = place.way.told("acknowledged", to="device")
         for number in range(8):
-            try:
-                await place.way.device.publish(STATUS, b"%d" % number, timeout_s=0.05)
-            except PublishTimeoutError:
-                continue
+            sent = asyncio.create_task(place.way.device.publish(STATUS, b"%d" % number))
+            await until(
+                lambda n=number: toxic.hits + place.way.told("acknowledged", to="device") - before == n + 1  # type: ignore[misc]
+            )
+            sent.cancel()
         await dropping.heal()
         return await dropping.fired()
 
@@ -172,6 +175,7 @@ async def test_half_open(place: Place) -> None:
     assert await dead.fired() == ""
     with pytest.raises(PublishTimeoutError):
         await place.way.device.publish(STATUS, b"lost", timeout_s=0.2)
+    await until(lambda: place.way.way.toxics[0].hits == 1)
     assert await dead.fired() == "d1: 1 packet swallowed by a connection that stayed open"
     assert place.way.told("disconnected") == 0
     await dead.heal()

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chaos.faults import all_faults
 from chaos.faults._network import NetworkFault
 from chaos.faults.base import Family, Fault, FaultError, Need, Wants, checked
+from chaos.faults.flapping import Flapping
 from chaos.scenario.model import FaultUse, Link
 from reference.core.errors import InputError
 from tests.chaos.faults.network_ground import NetworkGround, fault_on, ground_in
 from tests.chaos.proxies.far_end import FarEnd, client_of, until
+from tests.chaos.proxies.real_toxiproxy import hurt
 
 FAULTS: dict[str, dict[str, object]] = {
     "latency": {"latency": "80ms"},
@@ -71,6 +72,62 @@ async def test_a_connection_that_says_nothing_shows_nothing(name: str, tmp_path:
         async with client_of(port) as client:
             await client.asked(b"before")
             fault = fault_on(ground, name, FAULTS[name])
+            async with in_force(fault):
+                assert await fault.fired() == ""
+
+
+HARMLESS: dict[str, dict[str, object]] = {
+    **{name: given for name, given in FAULTS.items() if name not in ("reset", "down", "flapping")},
+    "latency": {"latency": "60s"},
+    "jitter": {"jitter": "60s"},
+    "slow-close": {"delay": "60s"},
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+async def test_when_its_toxics_do_nothing_it_did_not_fire(name: str, tmp_path: Path) -> None:
+    async with ground_in(tmp_path, FarEnd.echo()) as ground:
+        (port,) = ways_of(ground)
+        (passage,) = ground.ways[Link.DEVICE_BROKER]
+        fault = fault_on(ground, name, HARMLESS[name])
+        async with in_force(fault):
+            for toxic in list(fault.ways[0].toxics):
+                await passage.remove(toxic)
+            async with client_of(port) as client:
+                for _ in range(3):
+                    await client.asked(b"twenty bytes, or more")
+            await until(lambda: passage.meter.open == 0)
+            assert await fault.fired() == ""
+
+
+async def test_what_comes_after_it_was_healed_is_not_its_doing(tmp_path: Path) -> None:
+    async with ground_in(tmp_path, FarEnd.echo()) as ground:
+        (port,) = ways_of(ground)
+        first, second = (fault_on(ground, "latency", {"latency": "30ms"}) for _ in range(2))
+        async with in_force(first):
+            pass
+        async with in_force(second), client_of(port) as client:
+            await client.asked(b"late")
+            assert await second.fired() != ""
+        assert await first.fired() == ""
+
+
+async def test_what_was_sent_just_before_it_was_in_force_is_not_its_doing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ground_in(tmp_path, far := FarEnd.swallows()) as ground:
+        (passage,) = ground.ways[Link.DEVICE_BROKER]
+        fault = fault_on(ground, "black-hole")
+        add = passage.add
+        async with client_of(passage.port) as client:
+
+            async def sends_first(*given: Any, **attributes: Any) -> str:
+                if not far.received:
+                    await client.send(b"x")
+                    await until(lambda: len(far.received) > 0)
+                return await add(*given, **attributes)
+
+            monkeypatch.setattr(passage, "add", sends_first)
             async with in_force(fault):
                 assert await fault.fired() == ""
 
@@ -173,6 +230,8 @@ async def test_black_hole(tmp_path: Path) -> None:
                     await new.send(b"anybody?")
                     await until(lambda: ground.ways[Link.DEVICE_BROKER][0].seen().sent == 19)
                     told = await fault.fired()
+                    passage = ground.ways[Link.DEVICE_BROKER][0]
+                    assert (passage.meter.open, passage.seen().ends) == (2, ()), "connections stay"
             assert re.fullmatch(r"edge-1: 13 bytes were sent, and nothing came back for 0\.\d\d s", told)
             assert (await old.rest()).body == b"", "healing ends what was in it"
         assert far.received == b"before"
@@ -251,6 +310,7 @@ async def test_flapping(tmp_path: Path) -> None:
     async with ground_in(tmp_path, far := FarEnd.echo()) as ground:
         (port,) = ways_of(ground)
         fault = fault_on(ground, "flapping", {"down": "20ms", "up": "20ms"})
+        assert isinstance(fault, Flapping)
         async with in_force(fault):
             while far.connections < 4:
                 await reconnect(port)
@@ -261,20 +321,24 @@ async def test_flapping(tmp_path: Path) -> None:
         assert found is not None
         assert int(found[1]) >= 3
         assert int(found[2]) >= 3
+        assert fault._task is not None
+        assert fault._task.done(), "it flaps no longer"
         async with client_of(port) as client:
             await client.asked(b"afterwards")
 
 
 async def test_a_request_that_ends_by_itself_was_not_cut_by_flapping(tmp_path: Path) -> None:
-    async with ground_in(tmp_path, FarEnd.echo()) as ground:
+    async with ground_in(tmp_path, FarEnd.sends(b"done")) as ground:
         (port,) = ways_of(ground)
         (passage,) = ground.ways[Link.DEVICE_BROKER]
         fault = fault_on(ground, "flapping", {"down": "10ms", "up": "1h"})
         async with in_force(fault):
             await until(lambda: passage._server.port_of("edge-1") is not None)
             async with client_of(port) as client:
-                await client.asked(b"one request")
+                await client.send(b"one request")
+                assert await client.rest() == (b"done", "end")
             await until(lambda: passage.meter.open == 0)
+            assert len(passage.seen().ends) == 1
             assert await fault.fired() == ""
 
 
@@ -328,7 +392,7 @@ async def test_a_server_that_dies_meanwhile_does_not_forget_the_fault(tmp_path: 
             fault_on(ground, "jitter", {"jitter": "20ms"}),
         )
         async with in_force(first):
-            os.kill(passage._server.process.pid, signal.SIGKILL)
+            await hurt(passage._server, hang=False)
             async with in_force(second), client_of(port) as client:
                 assert await client.asked(b"late") >= 0.058
             assert await first.fired() != ""

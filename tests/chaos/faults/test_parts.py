@@ -36,6 +36,7 @@ LASTING = (
     "container-paused",
     "database-down",
     "engine-restarted",
+    "registry-killed",
     "service-killed",
 )
 INSTANT = ("container-killed", "container-oom-killed", "container-restarted")
@@ -221,6 +222,26 @@ async def test_a_locked_database_is_noticed_and_let_go(ground: StandIn) -> None:
     await one.heal()
     await writing
     assert await ready(ground) == {"status": "ready", "checks": {"database": "ok", "broker": "ok"}}
+
+
+@ON_STACK
+async def test_a_killed_registry_is_back_behind_its_front(ground: StandIn) -> None:
+    stack = ground.stack
+    port = int(stack.registry().host.rpartition(":")[2])
+    stack.add_front("registry", "127.0.0.1:1")
+    try:
+        one = fault(ground, "registry-killed", lasts="1s")
+        pid = stack.pid_of("registry")
+        await one.begin()
+        assert f"the registry (process {pid}) ended by SIGKILL, and its port {port} refused" in await shown(
+            one
+        )
+        await one.heal()
+        assert stack.registry().host == "127.0.0.1:1", "devices go on reaching it where they did"
+        assert stack.registry().push_host == f"127.0.0.1:{port}"
+        assert await listens(port)
+    finally:
+        stack.add_front("registry", f"127.0.0.1:{port}")
 
 
 @ON_STACK

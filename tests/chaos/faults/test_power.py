@@ -11,7 +11,7 @@ import pytest
 from chaos.faults.base import FaultError
 from chaos.power.outages import DISK_BYTES
 from reference.core.errors import InputError
-from tests.chaos.power_ground import StandIn, alone, given, ground, needs_faketime
+from tests.chaos.power_ground import StandIn, alone, bare, given, ground, needs_faketime
 from tests.power.conftest import needs_power
 
 UNSYNCED = "unsynced"
@@ -56,8 +56,14 @@ async def test_a_cut_loses_what_was_not_synced_and_a_kill_does_not(folder: Path)
         await cut.heal()
         await killed.heal()
         assert len(made.power_.outages) == 2
+
+        short = made.fault("killed", {"dark": "10ms"})
+        await short.begin()
+        await until_on(made, 3)
+        assert await short.fired()
+        await made.answers()
         told = [event.event for event in made.recorder.history().of("power")]
-        assert told == ["killed", "boot", "cut", "boot"]
+        assert told == ["killed", "boot", "cut", "boot", "killed", "boot"]
 
 
 @needs_power
@@ -132,27 +138,22 @@ async def test_a_device_is_off_for_an_hour_of_its_own(folder: Path) -> None:
         assert made.on
 
 
-@alone
 async def test_without_a_disk_of_its_own_there_is_no_cut_and_what_was_not_done_is_not_shown(
-    folder: Path,
+    tmp_path: Path,
 ) -> None:
-    async with ground(folder) as made:
-        cut = made.fault("power-cut")
-        with pytest.raises(FaultError, match="needs a disk of the device's own"):
-            await cut.begin()
-        assert await cut.fired() == ""
-        await cut.heal()
-        assert made.on
-        killed = made.fault("killed", {"dark": "10ms"})
-        await killed.begin()
-        await until_on(made, 1)
-        assert await killed.fired()
-        await made.answers()
-        await made.power_.kill()
-        with pytest.raises(FaultError, match="is off already"):
-            await made.power_.kill()
-        await killed.heal()
-        assert made.on
+    made = bare(tmp_path)
+    cut = made.fault("power-cut")
+    with pytest.raises(FaultError, match="needs a disk of the device's own"):
+        await cut.begin()
+    assert await cut.fired() == ""
+    await cut.heal()
+    assert made.power_.on
+    killed = made.fault("killed", lasts="1s")
+    await killed.begin()
+    assert await killed.fired() == "", "there was nobody"
+    with pytest.raises(FaultError, match="is off already"):
+        await made.fault("killed").begin()
+    await made.power_.boot()
 
 
 def test_what_a_fault_takes_is_checked() -> None:

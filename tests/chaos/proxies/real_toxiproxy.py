@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from chaos.proxies.links import ToxicLinks
 from chaos.proxies.toolchain import BuildError
 from chaos.proxies.toxics import LIMIT_S
 from chaos.proxies.toxiproxy import ToxiproxyServer
+from tests.chaos.proxies.far_end import until
 
 
 async def program() -> Path:
@@ -46,3 +49,18 @@ async def links_in(folder: Path) -> AsyncIterator[ToxicLinks]:
         yield links
     finally:
         await links.stop()
+
+
+async def hurt(server: ToxiproxyServer, *, hang: bool) -> None:
+    """Kill it, or stop it; returns when not one of its threads goes on: a signal takes a moment to reach them all."""
+    pid = server.process.pid
+    os.kill(pid, signal.SIGSTOP if hang else signal.SIGKILL)
+    await until(lambda: all(state in "TtZX" for state in states_of(pid)))
+
+
+def states_of(pid: int) -> list[str]:
+    try:
+        told = [path.read_text("utf-8") for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:
+        return []
+    return [text.rpartition(")")[2].split()[0] for text in told]

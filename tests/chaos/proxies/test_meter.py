@@ -58,7 +58,7 @@ async def test_the_far_ends_end_is_an_end() -> None:
         await client.send(b"?")
         assert await client.rest() == (b"done", "end")
         (end,) = meter.snapshot().ends
-    assert (end.got, end.was_open, end.client_first) == (4, False, False)
+    assert (end.got, end.was_open) == (4, False)
 
 
 async def test_a_half_closed_connection_is_answered() -> None:
@@ -67,7 +67,7 @@ async def test_a_half_closed_connection_is_answered() -> None:
         client.writer.write_eof()
         assert await client.rest() == (b"5", "end")
         seen = meter.snapshot()
-        assert (seen.half_closes, [end.client_first for end in seen.ends]) == (1, [True])
+        assert (seen.half_closes, len(seen.ends)) == (1, 1)
         await until(lambda: meter.open == 0)
 
 

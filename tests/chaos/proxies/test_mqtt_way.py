@@ -11,6 +11,8 @@ from chaos.proxies.mqtt.packets import publish
 from reference.core.errors import InputError, ServiceError
 from tests.chaos.proxies.mqtt_stand import (
     COMMAND,
+    CONNACK,
+    CONNECT,
     HOST,
     PINGREQ,
     REPLY,
@@ -204,9 +206,18 @@ async def test_a_retained_message_comes_after_each_subscription() -> None:
         assert [one.type for one in await w.client.take(2)] == [PacketType.SUBACK, PacketType.PINGRESP]
 
 
-async def test_nothing_is_injected_where_nobody_speaks_mqtt() -> None:
+async def test_nothing_is_injected_before_the_broker_has_said_yes() -> None:
     async with wire(greet=False) as w:
         assert w.way.inject_publish(COMMAND, b"x").sent == 0
+        await w.client.send(CONNECT)
+        await w.broker.take(1)
+        assert w.way.inject_publish(COMMAND, b"x").sent == 0
+        await w.broker.send(b"\x20\x02\x00\x05")
+        await w.client.take(1)
+        assert w.way.inject_publish(COMMAND, b"x").sent == 0
+        await w.broker.send(CONNACK)
+        await w.client.take(1)
+        assert w.way.inject_publish(COMMAND, b"x").sent == 1
 
 
 # ---- cuts

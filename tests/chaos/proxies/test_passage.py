@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from chaos.proxies.links import Passage, ToxicLinks
 from chaos.proxies.toxics import ToxicsError, ToxicsGoneError
 from reference.core.errors import ServiceError
 from tests.chaos.proxies.far_end import FarEnd, client_of, until
-from tests.chaos.proxies.real_toxiproxy import links_in, program
+from tests.chaos.proxies.real_toxiproxy import hurt, links_in, program
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ async def test_a_toxic_whose_adding_is_cancelled_does_not_stay(way: Passage) -> 
 async def test_the_client_keeps_its_port_when_the_server_is_started_again(way: Passage) -> None:
     port = way.port
     await way.add("latency", latency=60)
-    os.kill(way._server.process.pid, signal.SIGKILL)
+    await hurt(way._server, hang=False)
     second = await way.add("latency", latency=60)
     async with client_of(port) as client:
         assert await client.asked(b"both") >= 0.115

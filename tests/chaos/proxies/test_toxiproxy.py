@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import toxiproxy  # type: ignore[import-untyped]
 from chaos.proxies.toxics import Toxic, ToxicsError, ToxicsGoneError, ToxicsHungError
 from chaos.proxies.toxiproxy import ServerProcess, ToxiproxyServer
 from tests.chaos.proxies.far_end import FarEnd, client_of
-from tests.chaos.proxies.real_toxiproxy import program, server_in
+from tests.chaos.proxies.real_toxiproxy import hurt, program, server_in
 
 HANGS_S = 0.7
 """A server that is only slow may count as one that hangs: it is started again more often then, nothing else."""
@@ -117,7 +116,7 @@ async def test_a_server_that_hangs_is_started_again_and_does_all_that_is_wanted(
         await server.add("free", Toxic("gone", "limit_data", attributes={"bytes": 1}))
         await server.down("closed")
         first = server.process.pid
-        os.kill(first, signal.SIGSTOP)
+        await hurt(server, hang=True)
         await server.remove("free", "gone")
         assert server.restarts >= 1
         assert server.process.pid != first
@@ -138,13 +137,13 @@ async def test_what_was_asked_for_when_the_server_failed_is_done(
 ) -> None:
     async with server_in(tmp_path, limit_s=HANGS_S) as server:
         await server.create("way", far.port)
-        os.kill(server.process.pid, signal.SIGSTOP if hang else signal.SIGKILL)
+        await hurt(server, hang=hang)
         await server.add("way", SLOW)
         assert await server.process.toxics.toxics("way") == {"slow": SLOW}
-        os.kill(server.process.pid, signal.SIGSTOP if hang else signal.SIGKILL)
+        await hurt(server, hang=hang)
         await server.down("way")
         assert server.port_of("way") is None
-        os.kill(server.process.pid, signal.SIGSTOP if hang else signal.SIGKILL)
+        await hurt(server, hang=hang)
         await server.up("way")
         async with client_of(port_of(server)) as client:
             assert await client.asked(b"late") >= 0.095
@@ -161,7 +160,7 @@ async def test_a_refusal_leaves_no_trace(server: ToxiproxyServer, far: FarEnd) -
         await server.update("way", SLOW)
     with pytest.raises(ToxicsGoneError):
         await server.add("none", SLOW)
-    os.kill(server.process.pid, signal.SIGKILL)
+    await hurt(server, hang=False)
     await server.remove("way", "x")
     await server.add("way", SLOW)
     assert await server.process.toxics.toxics("way") == {"slow": SLOW}
