@@ -225,6 +225,8 @@ class Bench:
         await self._closing.aclose()
         if self._postgres is not None:
             await asyncio.to_thread(self._postgres.stop)
+        for clock in self._clocks.values():
+            clock.close()
         for disk in self._disks:
             with contextlib.suppress(BlackstartError, OSError):
                 await asyncio.to_thread(disk.release)

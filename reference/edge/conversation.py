@@ -72,6 +72,8 @@ class Conversation:
     def __init__(
         self, settings: EdgeSettings, link: MqttLink, agent: Agent, keys: Mapping[str, PublicKey]
     ) -> None:
+        # Once: it reads files, and a birth has to work when no more can be opened.
+        self._agent_version = agent_version()
         self._settings = settings
         self._link = link
         self._agent = agent
@@ -282,7 +284,7 @@ class Conversation:
             open_job_id=record.job.job_id if record.job is not None else None,
             hold=self._agent.hold,
             reason=_on_its_own(record),
-            agent_version=agent_version(),
+            agent_version=self._agent_version,
         )
         self._born_at, self._told_digest, self._drifted_at = now, birth.running_digest, None
         self._told_hold = birth.hold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -70,6 +71,23 @@ async def test_it_says_again_and_again_that_it_is_there(bench: Bench) -> None:
             await device.answer()
             nonces.add(device.births()[-1].nonce)
     assert len(nonces) == 3, "each has a nonce of its own: an answer to an old one is not believed"
+
+
+async def test_a_birth_opens_no_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that has no descriptor left goes on, and says that it is there."""
+
+    def none_left(_: str) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    bench.settings = bench.settings.model_copy(update={"heartbeat_ms": 60})
+    bench.runtime.install(installed(1).image, 1)
+    bench.start(UpdateRecord("epoch", floor=3, current=installed(1)))
+    async with speaking(bench) as device:
+        await device.more_births_than(0)
+        monkeypatch.setattr(conversing, "version", none_left)
+        await device.answer()
+        birth = await device.more_births_than(1)
+    assert birth.agent_version
 
 
 async def test_not_all_devices_at_once(bench: Bench) -> None:
