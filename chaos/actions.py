@@ -31,7 +31,8 @@ async def _act(bench: Bench, item: Update | Cancel | RestartAgent | Hold, device
     match item:
         case Update(to=version):
             answer = await asyncio.to_thread(ask, device.client_port)
-            if answer.good:  # else what was last seen to run: it is off, or down, and its image is there all the same
+            # One that is off, or down, has the image of what was last seen to run all the same.
+            if answer.good:
                 bench.kept[name] = bench.stack.digests.get(answer.version or "")
             job_id = await bench.order(device, version)
             record("action", "update", name, to=version, digest=bench.stack.digests[version], jobId=job_id)

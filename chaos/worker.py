@@ -19,10 +19,10 @@ from chaos.needs import why_skipped
 from chaos.result import RunResult
 from chaos.runner import Options, check_faults, play, wants_of
 from chaos.verdict import Ended
-from reference.support.unwinding import unwinding
 from reference.core.errors import BlackstartError
 from reference.power.disk import private_mounts
 from reference.stack import Agents
+from reference.support.unwinding import unwinding
 
 
 def _tell(kind: str, what: object) -> None:

@@ -14,8 +14,8 @@ from chaos.faults.base import Family, Fault, FaultError, Ground, Params
 from chaos.proxies.registry import Act, Answered, Handle, Rule
 from chaos.proxies.registry.rules import Kind
 from chaos.scenario.model import VersionName
-from reference.stack import RegistryHandle
 from reference.stack.images import PUBLISHER
+from reference.stack.parts import RegistryHandle
 
 REPOSITORY = "opc-client"
 """Where versions are kept, when the service knows none yet."""

@@ -47,6 +47,9 @@ VERSIONS = (
     _version("2.0.3", "dies-in-window:700", **{"stable-for": "2s"}),
 )
 """All that is ever ordered; those with a defect have to be rolled back."""
+NEAR_MS = (-3_000, 1_000)
+"""A device whose order comes so long before or after a fault is being updated."""
+NEAR_SHARE = 0.8
 _SEEDS = 1 << 62
 
 
@@ -86,7 +89,7 @@ class _Busy:
 def draw_round(seed: int, number: int, guards: Guards, wild: Sequence[Wild]) -> Scenario:
     """The `number`-th round of a soak, from 1."""
     orders = [one for device in range(1, guards.devices + 1) for one in _orders(seed, number, device, guards)]
-    method = sorted([*orders, *_faults(seed, number, guards, wild)], key=time_of)
+    method = sorted([*orders, *_faults(seed, number, guards, wild, orders)], key=time_of)
     return Scenario(
         title=f"Soak of seed {seed}, round {number}",
         seed=seed_of(seed, "round", number) % _SEEDS,
@@ -137,7 +140,9 @@ def _wanted(chance: random.Random, guards: Guards, before: str) -> str:
     return chance.choice([version for version in pool if version != before])
 
 
-def _faults(seed: int, number: int, guards: Guards, wild: Sequence[Wild]) -> list[FaultUse]:
+def _faults(
+    seed: int, number: int, guards: Guards, wild: Sequence[Wild], orders: Sequence[Action]
+) -> list[FaultUse]:
     if not wild:
         return []
     chance = random.Random(seed_of(seed, number, "faults"))  # noqa: S311 - repeatable, no secret
@@ -145,9 +150,8 @@ def _faults(seed: int, number: int, guards: Guards, wild: Sequence[Wild]) -> lis
     busy: list[_Busy] = []
     t = chance.randint(300, 1_500)
     while t < guards.active_ms:
-        # Each draw takes the same from the stream, whether it is used or not.
         picked = chance.choices(wild, [one.weight for one in wild])[0]
-        device = chance.randint(1, guards.devices)
+        device = _device(t, chance, guards, orders)
         length = _length(picked, chance, guards)
         given = picked.draws(chance)
         gap = round(chance.expovariate(1 / guards.faults_every_ms))
@@ -157,6 +161,14 @@ def _faults(seed: int, number: int, guards: Guards, wild: Sequence[Wild]) -> lis
             found.append(_placed(picked, given, wanted, len(found) + 1))
         t += max(gap, 50)
     return found
+
+
+def _device(t: int, chance: random.Random, guards: Guards, orders: Sequence[Action]) -> int:
+    """Mostly one that is being updated: on one at rest most faults meet nobody."""
+    low, high = NEAR_MS
+    near = [d for o in orders if t + low <= time_of(o) <= t + high and (d := getattr(o, "device", None))]
+    anybody = not near or chance.random() > NEAR_SHARE
+    return chance.randint(1, guards.devices) if anybody else chance.choice(near)
 
 
 def _length(wild: Wild, chance: random.Random, guards: Guards) -> int:

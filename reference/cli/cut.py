@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reference.cli.output import show_json
-from reference.support.unwinding import unwinding
 from reference.core.errors import InputError
 from reference.power.bench import DOCKER, PROCESS
 from reference.power.run import Report, run_cuts
+from reference.support.unwinding import unwinding
 
 if TYPE_CHECKING:
     from rich.console import Console

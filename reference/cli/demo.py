@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reference.support.unwinding import unwinding
 from reference.demo.run import Report, chosen, run_demo, write_report
+from reference.support.unwinding import unwinding
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -29,13 +29,19 @@ class Planted:
     plant: Callable[[], None]
 
 
+def _put(where: object, name: str, what: object) -> None:
+    """In the place of what is there."""
+    assert hasattr(where, name), f"{where} has no {name}: the defect would be none"
+    setattr(where, name, what)
+
+
 def _health_window_skipped() -> None:
     from reference.core.model import Container, Health
 
     def stable(self: Container, health: Health) -> bool:
         return self.running
 
-    Container.stable = stable  # type: ignore[method-assign]
+    _put(Container, "stable", stable)
 
 
 def _success_reported_early() -> None:
@@ -55,7 +61,7 @@ def _success_reported_early() -> None:
         lie: dict[str, Any] = {"status": JobStatus.SUCCEEDED, "outcome": Outcome.SUCCEEDED}
         return replace(after, outbox=tuple(replace(r, **lie) for r in after.outbox))
 
-    agent.advance = hasty  # type: ignore[attr-defined]
+    _put(agent, "advance", hasty)
 
 
 def _old_image_deleted_early() -> None:
@@ -73,7 +79,7 @@ def _old_image_deleted_early() -> None:
                     await self._runtime.remove(found.id)
             await self._runtime.remove_image(record.current.image.digest)
 
-    Agent.take_record = eager  # type: ignore[method-assign]
+    _put(Agent, "take_record", eager)
 
 
 def _dedupe_off() -> None:
@@ -89,8 +95,8 @@ def _dedupe_off() -> None:
             memory = replace(memory, record=replace(memory.record, floor=command.generation - 1))
         return receive(memory, command, now_ms, limits)
 
-    delivery.receive = naive
-    delivery._again = lambda *_: None
+    _put(delivery, "receive", naive)
+    _put(delivery, "_again", lambda *_: None)
 
 
 def _signature_not_checked() -> None:
@@ -99,58 +105,52 @@ def _signature_not_checked() -> None:
 
     from reference.protocol import envelope
 
-    envelope._verified = lambda data, _: b64decode(json.loads(data)["payload"])  # type: ignore[assignment]
+    _put(envelope, "_verified", lambda data, _: b64decode(json.loads(data)["payload"]))
 
 
 def _device_not_checked() -> None:
     import json
-    from typing import TypeVar
-
-    from pydantic import BaseModel
 
     from reference.edge import conversation
     from reference.protocol import envelope
 
-    opened, kind = envelope.open_envelope, TypeVar("kind", bound=BaseModel)
+    opened = envelope.open_envelope
 
     def lenient(data: bytes, keys: Any, tenant: str, client: str, expected: Any) -> Any:
         named = json.loads(envelope._verified(data, keys))
         return opened(data, keys, str(named["tenantId"]), str(named["clientId"]), expected)
 
-    del kind
-    conversation.open_envelope = lenient  # type: ignore[attr-defined]
+    _put(conversation, "open_envelope", lenient)
 
 
 def _expiry_not_checked() -> None:
     from reference.edge.agent import Agent
 
-    Agent.now_ms = lambda _: 0  # type: ignore[method-assign]
+    _put(Agent, "now_ms", lambda _: 0)
 
 
 def _digest_not_checked() -> None:
     from reference.edge.runtimes import partial
 
-    partial._SoFar.right = property(lambda self: self.count == self.blob.size)  # type: ignore[method-assign, assignment]
+    _put(partial._SoFar, "right", property(lambda self: self.count == self.blob.size))
 
 
 def _nothing_tried_again() -> None:
     from reference.core.limits import Limits
 
-    Limits.attempts = lambda *_: 1  # type: ignore[method-assign]
+    _put(Limits, "attempts", lambda *_: 1)
 
 
 def _data_not_synced() -> None:
     """Neither the engine's data nor the blobs that were fetched are put on the disk before the journal says they are."""
-    from reference.edge.runtimes import snapshot
     from reference.edge.runtimes.process import ProcessRuntime
 
     async def forgotten(_: ProcessRuntime) -> None:
         return None
 
-    del snapshot
-    ProcessRuntime.sync = forgotten  # type: ignore[method-assign]
-    os.fsync = lambda _: None
-    os.fdatasync = lambda _: None
+    _put(ProcessRuntime, "sync", forgotten)
+    _put(os, "fsync", lambda _: None)
+    _put(os, "fdatasync", lambda _: None)
 
 
 def _old_version_not_stopped() -> None:
@@ -159,19 +159,13 @@ def _old_version_not_stopped() -> None:
     async def spared(self: ProcessRuntime, container_id: str, grace_ms: int) -> None:
         return None
 
-    ProcessRuntime.stop = spared  # type: ignore[method-assign]
+    _put(ProcessRuntime, "stop", spared)
 
 
 def _snapshot_not_brought_back() -> None:
     from reference.edge.runtimes import snapshot
 
-    snapshot._bring_back = lambda _: None
-
-
-def _architecture_not_checked() -> None:
-    from reference.oci import manifests
-
-    manifests.check_platform = lambda *_: None
+    _put(snapshot, "_bring_back", lambda _: None)
 
 
 def _layers_lead_anywhere() -> None:
@@ -179,9 +173,9 @@ def _layers_lead_anywhere() -> None:
 
     from reference.edge.runtimes import unpack
 
-    unpack._parts = lambda name: tuple(p for p in PurePosixPath(name).parts if p not in ("/", ".."))
-    unpack._inside = lambda _root, _folder, target: target
-    unpack._resolved = lambda _root, path: Path(path)
+    _put(unpack, "_parts", lambda name: tuple(p for p in PurePosixPath(name).parts if p not in ("/", "..")))
+    _put(unpack, "_inside", lambda _root, _folder, target: target)
+    _put(unpack, "_resolved", lambda _root, path: Path(path))
 
 
 def _statuses_told_once() -> None:
@@ -191,15 +185,14 @@ def _statuses_told_once() -> None:
         return tuple(r for r in memory.outbox if r.sequence not in told and not told.add(r.sequence))  # type: ignore[func-returns-value]
 
     told: set[int] = set()
-    delivery.to_send = once
+    _put(delivery, "to_send", once)
 
 
 def _rollback_forgets_to_start() -> None:
     from reference.core.model import Phase
     from reference.core.steps import Start
     from reference.edge import agent
-
-    execute = agent.execute
+    from reference.edge.executor import execute
 
     async def lazy(act: Any, runtime: Any, *rest: Any) -> None:
         if isinstance(act, Start) and getattr(lazy, "phase", None) is Phase.ROLLING_BACK:
@@ -212,16 +205,20 @@ def _rollback_forgets_to_start() -> None:
         await take(self, record)
         lazy.phase = record.phase  # type: ignore[attr-defined]
 
-    agent.Agent.take_record = noting  # type: ignore[method-assign]
-    agent.execute = lazy  # type: ignore[attr-defined]
+    _put(agent.Agent, "take_record", noting)
+    _put(agent, "execute", lazy)
 
 
 def _volumes_forgotten() -> None:
     from reference.edge import executor
 
-    executor._mounts = lambda client, view: {
-        k: v for k, v in client.mounts.items() if not (view.containers and k == "/data")
-    }
+    _put(
+        executor,
+        "_mounts",
+        lambda client, view: {
+            k: v for k, v in client.mounts.items() if not (view.containers and k == "/data")
+        },
+    )
 
 
 def _silence_not_noticed() -> None:
@@ -231,13 +228,13 @@ def _silence_not_noticed() -> None:
     def patient(*_: Any, **given: Any) -> PullLimits:
         return PullLimits(**{**given, "stall_ms": 3_600_000, "slow_ms": 3_600_000})
 
-    main.PullLimits = patient  # type: ignore[attr-defined, misc]
+    _put(main, "PullLimits", patient)
 
 
 def _command_sent_once() -> None:
     from reference.service import ingest
 
-    ingest.resend_after_ms = lambda *_, **__: 3_600_000
+    _put(ingest, "resend_after_ms", lambda *_, **__: 3_600_000)
 
 
 def _reason_lost() -> None:
@@ -248,7 +245,7 @@ def _reason_lost() -> None:
     def forgetful(connection: Any, record: Any, job: Any, now_ms: int, **more: Any) -> Any:
         return save(connection, record, replace(job, reason=None), now_ms, **more)
 
-    records.save_job = forgetful
+    _put(records, "save_job", forgetful)
 
 
 def _later_statuses_overwritten() -> None:
@@ -262,7 +259,7 @@ def _later_statuses_overwritten() -> None:
             message=report.message, downtime_ms=report.downtime_ms, epoch=epoch, sequence=report.sequence,
         )  # fmt: skip
 
-    delivery.told = naive  # type: ignore[attr-defined]
+    _put(delivery, "told", naive)
 
 
 def _success_at_first_word() -> None:
@@ -273,17 +270,20 @@ def _success_at_first_word() -> None:
     def hasty(job: Job, report: Any, epoch: str) -> Job:
         return replace(told(job, report, epoch), status=JobStatus.SUCCEEDED, outcome=Outcome.SUCCEEDED)
 
-    delivery.told = hasty  # type: ignore[attr-defined]
+    _put(delivery, "told", hasty)
 
 
 def _status_acknowledged_unstored() -> None:
-    """The acknowledgement goes out, and what the device said is not written."""
+    """The acknowledgement goes out, and what the device said is not written; the bench's first install is."""
     from reference.service import records
 
-    def spared(connection: Any, record: Any, job: Any, now_ms: int, **_: Any) -> Any:
-        return record
+    save = records.save_job
 
-    records.save_job = spared
+    def spared(connection: Any, record: Any, job: Any, now_ms: int, **more: Any) -> Any:
+        first_install = job.generation == 1
+        return save(connection, record, job, now_ms, **more) if first_install else record
+
+    _put(records, "save_job", spared)
 
 
 UPDATER, SERVICE = "updater", "service"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shlex
 import sys
 import typing
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from chaos.faults import all_faults, base
-from chaos.load import problems_in
+from chaos.load import problems, problems_in
 from chaos.proxies.mqtt.way import _Event
 from chaos.scenario.model import Bench, Expect, FaultUse, Happening, Invariant, Scenario, SteadyProbe
 from reference.cli.chaos import app
@@ -162,5 +164,29 @@ def test_its_fault_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert base.checked(made, use).model_dump() == {"times": 2}
 
 
+def test_what_new_writes_and_what_validate_says_is_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.replace("\\\n", " ")
+    (order,) = re.findall(r"^\$ blackstart chaos (new .+)$", text, re.MULTILINE)
+    made = CliRunner().invoke(app, shlex.split(order))
+    assert made.exit_code == 0, made.output
+    file = Path("my/broker-dies-mid-layer.yaml")
+    assert problems(file) == []
+    assert f"Play it: blackstart chaos run {file}" in made.output
+    shown = blocks("yaml")[0]
+    assert problems_in(shown.encode(), file) == []
+    typo = (
+        shown.replace("killed", "kiled").replace("outcome:", "outcom:").replace("downtime: 3s", "downtime: 3")
+    )
+    Path("my/typo.yaml").write_text(typo, encoding="utf-8")
+    said = CliRunner().invoke(app, ["validate", "my/typo.yaml"])
+    assert said.exit_code == 2
+    assert f"$ blackstart chaos validate my/typo.yaml\n{said.stdout}```" in PAGE
+
+
 def test_the_readme_leads_here() -> None:
-    assert "(docs/chaos.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "(docs/chaos.md)" in text
+    assert f"{len(all_faults())} faults" in text

@@ -13,7 +13,7 @@ from reference.demo import ground
 from reference.demo.ground import NOT_OURS, DockerGround, ProcessGround
 from reference.demo.stories import STORIES
 from reference.demo.story import CHECK, Published
-from reference.stack import laid_over
+from reference.stack.parts import laid_over
 from tests.engine import needs_engine
 
 RUNTIMES = {"process", "docker"}

@@ -26,8 +26,9 @@ from reference.oci.push import push_image
 from reference.oci.references import parse_reference
 from reference.pki.authority import CertificateFiles
 from reference.registry.users import RegistryUsers, make_user
-from reference.stack import HOST, REGISTRY_USER, RegistryHandle, Stack
+from reference.stack import HOST, REGISTRY_USER, Stack
 from reference.stack.images import PUBLISHER
+from reference.stack.parts import RegistryHandle
 from tests.registry.processes import registry
 
 NAME = "opc-client"
