@@ -17,6 +17,7 @@ from pathlib import Path
 
 from reference.core.delivery import Memory
 from reference.edge.agent import Agent
+from reference.edge.http import short_name
 from reference.edge.main import AgentFactory, main
 
 HELD_MOST_S = 30.0
@@ -27,7 +28,7 @@ class Line:
     """The device's end: one line of JSON there, one back."""
 
     def __init__(self, path: Path, client_id: str) -> None:
-        self._path = str(path)
+        self._path = path
         self._client_id = client_id
 
     def say(self, memory: Memory) -> None:
@@ -41,9 +42,13 @@ class Line:
             "outcome": record.outcome.value if record.outcome else None,
             "reason": record.reason.value if record.reason else None,
         }
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as line:
+        with (
+            contextlib.suppress(OSError),
+            short_name(self._path) as name,
+            socket.socket(socket.AF_UNIX) as line,
+        ):
             line.settimeout(HELD_MOST_S)
-            line.connect(self._path)
+            line.connect(name)
             line.sendall(json.dumps(said).encode() + b"\n")
             line.recv(1)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.history import Recorder
+from reference.edge.http import short_name
 
 
 @dataclass(slots=True)
@@ -42,8 +43,9 @@ class LineServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen. The path has to be short: sockets have 107 bytes for it."""
-        self._server = await asyncio.start_unix_server(self._serve, self.path)
+        """Listen."""
+        with short_name(self.path) as name:
+            self._server = await asyncio.start_unix_server(self._serve, name)
 
     async def stop(self) -> None:
         """Let everybody go on, and listen no more."""

@@ -54,6 +54,7 @@ class Player:
     """Items that have reached their moment, and are not over."""
     _began: float = 0.0
     _tasks: dict[asyncio.Task[None], Planned] = field(default_factory=dict)
+    _healing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def play(self, time_limit_s: float) -> str:
         """Until all is done and every job has ended, or the time is over; answers `done` or `time-limit`.
@@ -84,7 +85,8 @@ class Player:
         return why
 
     async def heal_all(self) -> None:
-        """End every fault that is in force, the last one first."""
+        """End every fault that is in force, the last one first; what is being healed is waited for."""
+        await asyncio.gather(*self._healing, return_exceptions=True)
         for coming in reversed(self._comings):
             await self._heal(coming)
         self.bench.recorder.record("run", "healed-all")
@@ -211,7 +213,13 @@ class Player:
                     await self._prove(coming)
 
     async def _heal(self, coming: Coming) -> None:
-        """Ask what it did, and undo it; again is success."""
+        """Ask what it did, and undo it, to its end, also when the method is broken off meanwhile; again is success."""
+        healing = asyncio.create_task(self._healed(coming))
+        self._healing.add(healing)
+        healing.add_done_callback(self._healing.discard)
+        await asyncio.shield(healing)
+
+    async def _healed(self, coming: Coming) -> None:
         if not coming.in_force:
             return
         coming.in_force = False

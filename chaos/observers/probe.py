@@ -90,6 +90,10 @@ class ProbeObserver:
 
     def _look(self) -> None:
         pids = sorted(self._box.processes())
+        if len(pids) > 1:
+            # A look takes a while: it may have met one that was just ending, and then its successor. Who is there at
+            # both looks was there in between.
+            pids = sorted(set(pids) & set(self._box.processes()))
         if pids != self._pids:
             self._pids = pids
             self._counts["most"] = max(self._counts["most"], len(pids))

@@ -30,21 +30,15 @@ class GuardedPlayer(Player):
 
     _slots: dict[tuple[str, int | None], asyncio.Lock]
     _held: dict[int, asyncio.Lock]
-    _healing: set[asyncio.Task[None]]
 
     def __init__(self, bench: Bench, items: tuple[Planned, ...]) -> None:
         super().__init__(bench, items, lambda: True)
-        self._slots, self._held, self._healing = defaultdict(asyncio.Lock), {}, set()
+        self._slots, self._held = defaultdict(asyncio.Lock), {}
 
     @property
     def unhealed(self) -> set[str]:
         """Devices that a fault has left as no test can judge them; the empty name: all."""
         return {row.device for row in self.rows if row.failed.startswith("could not be healed")}
-
-    async def heal_all(self) -> None:
-        """See the base; what is being healed is waited for."""
-        await asyncio.gather(*self._healing, return_exceptions=True)
-        await super().heal_all()
 
     async def look_after(self) -> None:
         """Start agents that have ended by themselves again, as a service manager does; until it is cancelled."""
@@ -75,16 +69,9 @@ class GuardedPlayer(Player):
         if not coming.fault.lasts:
             self._let_go(coming)
 
-    async def _heal(self, coming: Coming) -> None:
-        # To its end, also when the round is broken off meanwhile.
-        healing = asyncio.create_task(self._healed(coming))
-        self._healing.add(healing)
-        healing.add_done_callback(self._healing.discard)
-        await asyncio.shield(healing)
-
     async def _healed(self, coming: Coming) -> None:
         try:
-            await super()._heal(coming)
+            await super()._healed(coming)
         finally:
             self._let_go(coming)
 
