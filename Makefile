@@ -11,7 +11,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 SOAK_ARGS ?=
 
-.PHONY: help setup demo test lint format verify crash soak conformance bench bench-api bench-downtime lock clean
+.PHONY: help setup demo test lint format docs verify crash chaos soak conformance bench bench-api bench-chaos bench-downtime lock clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ lint: setup ## formatter, rules, strict types, import contracts, the purity bans
 format: setup ## let the formatter and the safe fixes change files
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-docs: setup ## write what in docs/ is made from the code: rights.md, openapi.json, asyncapi.json
+docs: setup ## write what in docs/ is made from the code: rights.md, openapi.json, scenarios/schema.json ...
 	@$(BIN)/python -m tools.documents
 
 verify: setup ## what is too long for every push: the demo with other seeds, any number of cuts, a million seeds
@@ -62,12 +62,17 @@ verify: setup ## what is too long for every push: the demo with other seeds, any
 	@$(BIN)/blackstart crash mutants
 	@BLACKSTART_THOROUGH=1 $(BIN)/python -m pytest -n 2 tests/agreement
 	@$(BIN)/blackstart crash cut --runtime process --cuts 2000
+	@for seed in 2 3 4 5; do $(BIN)/blackstart chaos run --seed $$seed; done
+	@$(BIN)/blackstart chaos soak --minutes 60 --seed 2
 
 crash: setup ## every crash point, random orders, the mutants, and 60 real cuts (root): what CI runs
 	@$(BIN)/blackstart crash enumerate
 	@$(BIN)/blackstart crash search --seeds 10000
 	@$(BIN)/blackstart crash mutants
 	@$(BIN)/blackstart crash cut --runtime process --cuts 60
+
+chaos: setup ## play every scenario on real parts, reports in report/chaos (CHAOS_ARGS="--jobs 1 --seed 7")
+	@$(BIN)/blackstart chaos run --report report/chaos $(CHAOS_ARGS)
 
 soak: setup ## ten minutes of random faults against 20 devices under updates (SOAK_ARGS="--minutes 60 --seed 7")
 	@$(BIN)/blackstart chaos soak --minutes 10 --seed 1 $(SOAK_ARGS)
@@ -81,6 +86,9 @@ bench: setup ## measure, against a floor measured in the same run
 
 bench-api: setup ## measure the API, the way to the devices and the registry, against floors in the same run
 	@$(BIN)/python -m tools.bench_api
+
+bench-chaos: setup ## measure what the chaos harness costs, and whether a seed says the same again (BENCH_ARGS="--quick")
+	@$(BIN)/python -m tools.bench_chaos $(BENCH_ARGS)
 
 bench-downtime: setup ## measure for how long an update keeps the client down (BENCH_ARGS="--quick"; Docker: root, docker.io)
 	@$(BIN)/python -m tools.bench_downtime $(BENCH_ARGS)

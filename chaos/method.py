@@ -50,6 +50,8 @@ class Player:
     problems: list[str] = field(default_factory=list)
     """What could not be done: the run is unknown."""
     _comings: list[Coming] = field(default_factory=list)
+    _first: dict[int, Coming] = field(default_factory=dict)
+    """The first coming of each fault, by its place in the method."""
     _busy: int = 0
     """Items that have reached their moment, and are not over."""
     _began: float = 0.0
@@ -61,6 +63,7 @@ class Player:
 
         Faults that last until the method's end are still in force then: `heal_all` ends them.
         """
+        await self._prepare()
         self._began = self.bench.recorder.now()
         self.bench.recorder.record("run", "method-begins", t=self._began)
         for item in self.items:
@@ -84,6 +87,15 @@ class Player:
         self.bench.recorder.record("run", "method-ends", why=why, problems=self.problems)
         return why
 
+    async def _prepare(self) -> None:
+        """Make the first coming of each fault, and ready what of it takes long."""
+        for item in self.items:
+            thing = self.bench.scenario.method[item.index]
+            if isinstance(thing, FaultUse):
+                self._first[item.index] = self._coming(item, thing, 1)
+                with self._told(item):
+                    await self._first[item.index].fault.prepare()
+
     async def heal_all(self) -> None:
         """End every fault that is in force, the last one first; what is being healed is waited for."""
         await asyncio.gather(*self._healing, return_exceptions=True)
@@ -95,11 +107,9 @@ class Player:
         """Ask again those that could not show yet that they had happened; say which were never in force."""
         for coming in self._comings:
             await self._prove(coming)
-        known = {row.label for row in self.rows}
-        for item in self.items:
-            if item.is_fault and item.label not in known:
-                self.rows.append(FaultRow(item.label, item.what, failed="its moment never came"))
         for row in self.rows:
+            if row.triggered_t is None and not row.failed:
+                row.failed = "its moment never came"
             if not row.fired and not row.failed:
                 self.bench.recorder.record("fault", "not-fired", row.device, label=row.label, nth=row.nth)
 
@@ -115,7 +125,7 @@ class Player:
                 if isinstance(thing, Wait):
                     await self._wait(item)
                 elif isinstance(thing, FaultUse):
-                    coming = self._coming(item, thing, 1)
+                    coming = self._first[item.index]
                     await self._begin(coming, Reached(self.bench.recorder.now()))
                     self._tasks[asyncio.create_task(self._go_on(item, thing, coming))] = item
                 else:
@@ -131,7 +141,7 @@ class Player:
                     await act(self.bench, thing)
                 return
             async with arrived(self.bench, item.when, self._began) as reached, self._occupied():
-                coming = self._coming(item, thing, 1)
+                coming = self._first[item.index]
                 await self._begin(coming, reached)
             await self._go_on(item, thing, coming)
 
@@ -203,6 +213,7 @@ class Player:
                         await asyncio.sleep(item.every_ms[nth - 2] / 1000)
                         await self._heal(coming)
                         coming = self._coming(item, use, nth)
+                        await coming.fault.prepare()
                         await self._begin(coming, Reached(self.bench.recorder.now()))
                 if item.for_ms is not None:
                     async with self._occupied():

@@ -89,7 +89,7 @@ async def _unrest(bench: Bench, device: Device) -> str:
         return "the agent does not answer"
     if found.phase != Phase.IDLE.value or found.queued:
         return f"the agent is in {found.phase}"
-    if Outcome.ROLLBACK_FAILED in (bench.scenario.expect.outcome or ()):
+    if bench.scenario.expect.outcome == (Outcome.ROLLBACK_FAILED,):
         return ""  # Nothing of it can be healthy: what has to run is the checkers' matter.
     processes = len(await asyncio.to_thread(device.box.processes))
     wanted = 1 if found.installed else 0

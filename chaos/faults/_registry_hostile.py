@@ -21,6 +21,8 @@ class HostileVersion(Instant):
 
     family = Family.REGISTRY
     handle: Handle | None = None
+    _made: tuple[str, str, str] | None = None
+    """Repository, the image's digest, its layer's digest."""
 
     @classmethod
     def wants(cls, use: FaultUse, wants: Wants) -> None:
@@ -32,8 +34,8 @@ class HostileVersion(Instant):
     def layer(self) -> HostileLayer:
         """What lies on top of the image. Blocking."""
 
-    async def begin(self) -> None:
-        """See the base."""
+    async def prepare(self) -> None:
+        """See the base: the image, in the registry already; the service does not know of it."""
         ground, version = self.ground, self.given.version
         repository = await repository_of(ground)
         host, credentials = behind(ground)
@@ -45,9 +47,16 @@ class HostileVersion(Instant):
             layout, _ = client_with(work, version, layer, on_base=ground.stack.images_on_base)
             return push_image(layout, target, credentials=credentials, plain_http=True)
 
-        digest = await to_its_end(asyncio.to_thread(publish))
-        await ground.stack.register(version, repository, digest)
-        self.handle = ground.front.add(Rule(Watched(), "layer", reference=layer.digest))
+        self._made = repository, await to_its_end(asyncio.to_thread(publish)), layer.digest
+
+    async def begin(self) -> None:
+        """See the base."""
+        if self._made is None:
+            await self.prepare()
+        assert self._made is not None
+        repository, digest, layer = self._made
+        await self.ground.stack.register(self.given.version, repository, digest)
+        self.handle = self.ground.front.add(Rule(Watched(), "layer", reference=layer))
 
     @property
     def served(self) -> tuple[int, int]:

@@ -177,6 +177,12 @@ class Fault(ABC):
         """Real parts that have to be there for this use of it."""
         return cls.needs
 
+    async def prepare(self) -> None:  # noqa: B027 - most have nothing to make ready
+        """Make ready what takes long and hurts nobody yet, before the method begins. `begin` does what was not done here.
+
+        Raises BlackstartError.
+        """
+
     @abstractmethod
     async def begin(self) -> None:
         """Do it; when this returns it is in force. Raises BlackstartError when it cannot be done."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from typing import Any
 
-from chaos.faults._parts import WhichParams, docker_box, running_containers
-from chaos.faults.base import Family, Instant, Need, register
+from chaos.faults._parts import POLL_S, WhichParams, docker_box, running_containers
+from chaos.faults.base import Family, Ground, Instant, Need, register
+from chaos.scenario.model import FaultUse
 from chaos.scenario.quantities import Duration
+from reference.engine.leftovers import started
 from reference.stack import Device
 
 
@@ -29,12 +33,21 @@ class ContainerRestarted(Instant):
     needs = (Need.DOCKER,)
     given: RestartParams
 
+    def __init__(self, ground: Ground, use: FaultUse, given: Any, chance: random.Random) -> None:
+        super().__init__(ground, use, given, chance)
+        self._restarting: list[asyncio.Task[None]] = []
+
     async def begin(self) -> None:
         """See the port. Raises FaultError on a bench without an engine."""
         self._again: list[str] = []
         for device in self.ground.chosen(self.use.device):
             docker_box(self, device)
-            await asyncio.to_thread(self._restart, device)
+            pids = await asyncio.to_thread(device.box.processes)
+            restarting = asyncio.create_task(asyncio.to_thread(self._restart, device))
+            self._restarting.append(restarting)
+            # In force as it ends; that the engine starts it again is not waited for here.
+            while not restarting.done() and all(started(p) is not None for p in pids):  # noqa: ASYNC110
+                await asyncio.sleep(POLL_S)
 
     def _restart(self, device: Device) -> None:
         with docker_box(self, device).asked() as docker:
@@ -51,4 +64,5 @@ class ContainerRestarted(Instant):
 
     async def fired(self) -> str:
         """See the port."""
+        await asyncio.gather(*self._restarting)
         return "; ".join(self._again)

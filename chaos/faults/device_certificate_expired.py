@@ -45,18 +45,29 @@ class DeviceCertificateExpired(Fault):
     def __init__(self, ground: Ground, use: FaultUse, given: Any, chance: random.Random) -> None:
         super().__init__(ground, use, given, chance)
         self._good: dict[str, Mapping[str, object]] = {}
+        self._issued: dict[str, Mapping[str, object]] = {}
+        self._starting: list[asyncio.Task[None]] = []
+
+    async def prepare(self) -> None:
+        """See the base: the certificate."""
+        for device in self.ground.chosen(self.use.device):
+            self.ground.guard.path(device.config)
+            self._issued[device.client_id] = await asyncio.to_thread(self._issue, device)
 
     async def begin(self) -> None:
         """Put it in place of the good one, and start the agent with it."""
+        if not self._issued:
+            await self.prepare()
         for device in self.ground.chosen(self.use.device):
-            self.ground.guard.path(device.config)
-            expired = await asyncio.to_thread(self._issue, device)
-            await self._end_agent(device)
+            expired = self._issued[device.client_id]
+            if device.agent is not None:
+                await device.agent.kill()
             self._good.setdefault(device.client_id, await asyncio.to_thread(_use, device, expired))
-            await self.ground.start_agent(device)
+            self._starting.append(asyncio.create_task(self.ground.start_agent(device)))
 
     async def heal(self) -> None:
         """The good one again."""
+        await asyncio.gather(*self._starting, return_exceptions=True)
         for device in self.ground.chosen(self.use.device):
             good = self._good.pop(device.client_id, None)
             if good is not None:
@@ -67,6 +78,7 @@ class DeviceCertificateExpired(Fault):
 
     async def fired(self) -> str:
         """It is refused, and so the agent is not connected."""
+        await asyncio.gather(*self._starting)
         said = []
         for device in self.ground.chosen(self.use.device):
             if device.client_id not in self._good:

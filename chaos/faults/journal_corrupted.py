@@ -43,6 +43,7 @@ class JournalCorrupted(Instant):
         super().__init__(ground, use, given, chance)
         self._epochs: dict[str, str] = {}
         self._aside: dict[str, set[str]] = {}
+        self._starting: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
         """Damage it."""
@@ -54,7 +55,8 @@ class JournalCorrupted(Instant):
             try:
                 self._epochs[device.client_id] = await asyncio.to_thread(self._damage, path)
             finally:
-                await self.ground.start_agent(device)
+                # The damage is done: what the agent makes of it is not waited for here.
+                self._starting.append(asyncio.create_task(self.ground.start_agent(device)))
 
     def _damage(self, path: Path) -> str:
         """The epoch of the journal that it was. Raises JournalError when it was no good one already."""
@@ -75,6 +77,7 @@ class JournalCorrupted(Instant):
 
     async def fired(self) -> str:
         """There is a new journal."""
+        await asyncio.gather(*self._starting)
         said = []
         for device in self.ground.chosen(self.use.device):
             before = self._epochs.get(device.client_id)

@@ -29,17 +29,26 @@ class TagMoved(Fault):
     _old: tuple[bytes, str] | None = None
     """The manifest that the tag named, and its media type."""
 
-    async def begin(self) -> None:
-        """See the base."""
+    _new: tuple[bytes, str] | None = None
+    """The manifest that it is going to name."""
+
+    async def prepare(self) -> None:
+        """See the base: the other image."""
         self._repository = await repository_of(self.ground)
         self._host, self._credentials = behind(self.ground)
         async with self._registry() as registry:
-            old = await self._manifest(registry, self.given.version)
-            other = await self._other(registry, sha256_of(old[0]))
-            new = await self._manifest(registry, other)
-            self._old = old
-            await self._put(registry, new)
-        self._moved_to = other
+            self._was = await self._manifest(registry, self.given.version)
+            self._moved_to = await self._other(registry, sha256_of(self._was[0]))
+            self._new = await self._manifest(registry, self._moved_to)
+
+    async def begin(self) -> None:
+        """See the base."""
+        if self._new is None:
+            await self.prepare()
+        assert self._new is not None
+        async with self._registry() as registry:
+            self._old = self._was
+            await self._put(registry, self._new)
 
     async def heal(self) -> None:
         """See the base."""

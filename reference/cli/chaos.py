@@ -141,6 +141,9 @@ def run(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep each bench's logs, journals and volumes in the report.")
     ] = False,
+    no_skips: Annotated[
+        bool, typer.Option("--no-skips", help="What cannot be played here counts as unknown: for CI.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Play scenarios on real parts, and judge them.
@@ -151,7 +154,7 @@ def run(
     with spoken():
         from reference.cli.chaos_run import run as play
 
-        code = play(paths, seed, report, compare, lanes, keep, as_json)
+        code = play(paths, seed, report, compare, lanes, keep, no_skips, as_json)
     raise typer.Exit(code)
 
 

@@ -13,7 +13,7 @@ from chaos.load import default_folder, load_all
 from chaos.report import write_all
 from chaos.result import Report, RunResult
 from chaos.runner import Options
-from chaos.verdict import Verdict
+from chaos.verdict import Ended, Verdict
 from reference.core.errors import InputError
 from reference.support.unwinding import unwinding
 
@@ -30,6 +30,7 @@ def run(
     earlier: Path | None,
     lanes: int,
     keep: bool,
+    no_skips: bool,
     as_json: bool,
 ) -> int:
     """Play, show, write; answers the exit code, 128 + N when signal N ended it. Raises InputError."""
@@ -65,7 +66,8 @@ def run(
     else:
         console = Console() if sys.stdout.isatty() else Console(width=120)
         _show(console, report, report_folder)
-    return report.exit_code()
+    code = report.exit_code()
+    return 3 if code == 0 and no_skips and report.count(Ended.SKIPPED) else code
 
 
 def _show(console: Console, report: Report, folder: Path | None) -> None:

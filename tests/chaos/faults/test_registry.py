@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from chaos.faults import all_faults, fault_named
 from chaos.faults._registry_images import bomb
-from chaos.faults.base import Fault, FaultError, Ground, Wants, checked
+from chaos.faults.base import Family, Fault, FaultError, Ground, Wants, checked
 from chaos.guard import Guard
 from chaos.proxies.registry import RegistryFront
 from chaos.scenario.model import FaultUse
@@ -34,7 +34,7 @@ from tests.chaos.proxies.registry_bench import (
     until,
 )
 
-ALL = [name for name in all_faults() if name.startswith("registry-")]
+ALL = [name for name, fault in all_faults().items() if fault.family is Family.REGISTRY]
 
 
 @dataclass
