@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from chaos.checkers.case import Case, Missing, number, remembered
 from chaos.history import Event
+from reference.core import invariants
 from reference.core.delivery import Memory
 from reference.core.errors import Reason
 from reference.core.job import Job, JobStatus
@@ -269,15 +270,8 @@ def _is(event: Event, wanted: Phase | None) -> bool:
 
 
 def switches(entries: Sequence[Entry]) -> list[int]:
-    """Generations in the order in which they were switched to; a boot within a trial is not another switch."""
-    found: list[int] = []
-    before: Entry | None = None
-    for entry in entries:
-        begins = entry.phase is Phase.SWITCHING and (before is None or before.phase is not Phase.SWITCHING)
-        if begins and entry.generation is not None:
-            found.append(entry.generation)
-        before = entry
-    return found
+    """Generations in the order in which they were switched to."""
+    return invariants.switched((entry.phase, entry.generation) for entry in entries)
 
 
 def jobs_in(entries: Iterable[Entry], phase: Phase) -> list[str]:

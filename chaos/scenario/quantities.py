@@ -6,8 +6,9 @@ A range is drawn from the run's seed when the run is planned: the same seed give
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -18,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
+N = TypeVar("N", int, float)
 _UNITS_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000}
 _UNITS_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
@@ -113,6 +115,16 @@ _AS_TEXT = core_schema.plain_serializer_function_ser_schema(
 )
 
 
+def _ends(text: object, read: Callable[[object], N]) -> tuple[N, N]:
+    """Both ends of `LOW..HIGH`; the same twice where there is one value. Raises ValueError."""
+    low, dots, high = text.partition("..") if isinstance(text, str) else (text, "", "")
+    first = read(low)
+    last = read(high) if dots else first
+    if last < first:
+        raise ValueError(f"{text!r} ends before it begins")
+    return first, last
+
+
 @dataclass(frozen=True, slots=True)
 class DurationRange:
     """From `low_ms` to `high_ms`, both included; one value when they are the same."""
@@ -127,14 +139,7 @@ class DurationRange:
     @classmethod
     def parse(cls, text: object) -> DurationRange:
         """`1s..5s`, or one duration. Raises ValueError."""
-        if isinstance(text, DurationRange):
-            return text
-        low, dots, high = text.partition("..") if isinstance(text, str) else (text, "", "")
-        first = duration_ms(low)
-        last = duration_ms(high) if dots else first
-        if last < first:
-            raise ValueError(f"{text!r} ends before it begins")
-        return cls(first, last)
+        return text if isinstance(text, DurationRange) else cls(*_ends(text, duration_ms))
 
     def __str__(self) -> str:
         low = duration_text(self.low_ms)
@@ -168,12 +173,7 @@ class FractionRange:
         """`20%..80%`, or one fraction. Raises ValueError."""
         if isinstance(text, FractionRange):
             return cls(fraction(text.low), fraction(text.high))
-        low, dots, high = text.partition("..") if isinstance(text, str) else (text, "", "")
-        first = fraction(low)
-        last = fraction(high) if dots else first
-        if last < first:
-            raise ValueError(f"{text!r} ends before it begins")
-        return cls(first, last)
+        return cls(*_ends(text, fraction))
 
     def __str__(self) -> str:
         low = fraction_text(self.low)

@@ -191,6 +191,18 @@ def generations_rise(before: UpdateRecord, after: UpdateRecord) -> list[Violatio
     return found
 
 
+def switched(phases: Iterable[tuple[Phase, int | None]]) -> list[int]:
+    """Generations in the order in which they were switched to, of a journal's phases with theirs; a boot within a trial is
+    not another switch."""
+    found: list[int] = []
+    before: Phase | None = None
+    for phase, generation in phases:
+        if phase is Phase.SWITCHING and before is not Phase.SWITCHING and generation is not None:
+            found.append(generation)
+        before = phase
+    return found
+
+
 def one_install_per_generation(applied: Iterable[int]) -> list[Violation]:
     """`applied`: the generations of the journaled switches, in order; each at most once, and rising."""
     seen = list(applied)

@@ -64,7 +64,7 @@ async def judge(story: Story, bench: Bench) -> Judged:
         *invariants.same_configuration(world.containers),
         *invariants.converged(memory.record, world),
         *invariants.status_not_ahead(memory),
-        *invariants.one_install_per_generation(_switches(history)),
+        *invariants.one_install_per_generation(invariants.switched((e.phase, e.generation) for e in history)),
     ]
     if bench.job:
         outcome, reason = (ended.outcome, ended.reason) if ended else (None, None)
@@ -210,18 +210,6 @@ async def _world(bench: Bench, healthy: bool) -> World:
         for f in view.containers
     )  # fmt: skip
     return World(boot_id=boot_id, containers=containers, images=dict(view.images))
-
-
-def _switches(history: list[HistoryEntry]) -> list[int]:
-    """Generations in the order in which they were switched to; a boot within a trial is not another switch."""
-    switched: list[int] = []
-    before: HistoryEntry | None = None
-    for entry in history:
-        begins = entry.phase is Phase.SWITCHING and (before is None or before.phase is not Phase.SWITCHING)
-        if begins and entry.generation is not None:
-            switched.append(entry.generation)
-        before = entry
-    return switched
 
 
 def _rollback_ms(bench: Bench, own: list[HistoryEntry]) -> int | None:
