@@ -34,6 +34,9 @@ class _End(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.ended = False
         """Nothing comes from there any more."""
+        self._early = bytearray()
+        """What came for it before it was there: to pause in connection_made does not hold everywhere (Python 3.11.2)."""
+        self._early_end = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -43,6 +46,15 @@ class _End(asyncio.Protocol):
         elif self.near:
             transport.pause_reading()
             self.pair.begin()
+        else:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        if self._early:
+            self.write(bytes(self._early))
+            self._early.clear()
+        if self._early_end:
+            self.end()
 
     def data_received(self, data: bytes) -> None:
         self.pair.passed(self, data)
@@ -65,16 +77,20 @@ class _End(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             if still:
                 self.transport.pause_reading()
-            else:
+            elif not self.ended:  # or its end would come again, where Python lets it (3.11.2)
                 self.transport.resume_reading()
 
     def write(self, data: bytes) -> None:
-        if self.transport is not None and not self.transport.is_closing():
+        if self.transport is None:
+            self._early += data
+        elif not self.transport.is_closing():
             self.transport.write(data)
 
     def end(self) -> None:
         """Let it know that nothing more comes."""
-        if self.transport is not None and not self.transport.is_closing():
+        if self.transport is None:
+            self._early_end = True
+        elif not self.transport.is_closing():
             self.transport.write_eof()
 
     def close(self) -> None:
@@ -133,6 +149,8 @@ class _Pair:
         self.other(end).write(data)
 
     def end_of(self, end: _End) -> None:
+        if end.ended:
+            return
         end.ended = True
         now = self.meter.now()
         if end.near:
