@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import httpx
 
@@ -13,27 +12,18 @@ from reference.core.errors import ServiceError
 from reference.edge.hold import hold, release
 from reference.edge.settings import load_settings
 from reference.stack import Device
-from reference.stack.probe import ask
 
 
 async def act(bench: Bench, item: Update | Cancel | RestartAgent | Hold | Wait) -> None:
     """Do it, on the device that it names or on all. Raises BlackstartError. A `wait` is the player's own."""
     assert not isinstance(item, Wait)
-    await asyncio.gather(*(_act(bench, item, device) for device in _chosen(bench, item.device)))
-
-
-def _chosen(bench: Bench, number: int | None) -> Sequence[Device]:
-    return bench.chosen(number)
+    await asyncio.gather(*(_act(bench, item, device) for device in bench.chosen(item.device)))
 
 
 async def _act(bench: Bench, item: Update | Cancel | RestartAgent | Hold, device: Device) -> None:
     name, record = device.client_id, bench.recorder.record
     match item:
         case Update(to=version):
-            answer = await asyncio.to_thread(ask, device.client_port)
-            # One that is off, or down, has the image of what was last seen to run all the same.
-            if answer.good:
-                bench.kept[name] = bench.stack.digests.get(answer.version or "")
             job_id = await bench.order(device, version)
             record("action", "update", name, to=version, digest=bench.stack.digests[version], jobId=job_id)
         case Cancel():

@@ -88,8 +88,6 @@ class Bench:
         self._jobs: dict[str, list[str]] = {}
         self.orders: dict[str, list[str]] = {}
         """Versions that were ordered, by client id, beside `jobs`."""
-        self.kept: dict[str, str | None] = {}
-        """Digest of the version that ran when each device was last commanded: its image has to stay meanwhile."""
         self.api_observer: ApiObserver | None = None
         """Set while one watches."""
         self._wants = wants
@@ -363,7 +361,6 @@ class Bench:
             raise ServiceError(
                 f"the first install on {device.client_id} ended as {job}", where=str(device.log)
             )
-        self.kept[device.client_id] = self.stack.digests[version]
 
     async def order(self, device: Device, version: str) -> str:
         """Ask for a version as an admin does; answers the job's id. Raises ServiceError."""

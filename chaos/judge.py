@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from chaos.checkers import CHECKERS, Case, Checker, Missing
@@ -15,6 +16,22 @@ from chaos.verdict import Finding, Verdict
 
 _log = logging.getLogger(__name__)
 _GATE = "steady"
+_PLAYED = frozenset({"faults-fired", "method-played"})
+_EXPECTED = frozenset(
+    {
+        "outcome",
+        "status",
+        "reason",
+        "runs",
+        "refused",
+        "downtime",
+        "rollback",
+        "untouched",
+        "delivery",
+        "converges-in",
+    }
+)
+"""What a scenario expects of its faults, beside what must hold whatever happens."""
 _INVARIANTS = frozenset(invariant.value for invariant in Invariant)
 T = TypeVar("T")
 
@@ -35,7 +52,20 @@ def judge(case: Case) -> tuple[list[Finding], list[DeviceRow]]:
         if name != _GATE and (name not in _INVARIANTS or name in asked)
         for finding in run(name, checker, case)
     ]
-    return [*gate, *found], rows
+    return [*gate, *_blameless(found)], rows
+
+
+def _blameless(found: list[Finding]) -> list[Finding]:
+    """Where a fault was not shown to have happened, an expectation that does not hold says nothing of the product.
+
+    What must hold whatever happens fails all the same.
+    """
+    if all(f.verdict is not Verdict.UNKNOWN for f in found if f.checker in _PLAYED):
+        return found
+    return [
+        replace(f, verdict=Verdict.UNKNOWN) if f.checker in _EXPECTED and f.verdict is Verdict.FAIL else f
+        for f in found
+    ]
 
 
 def run(name: str, checker: Checker, case: Case) -> list[Finding]:

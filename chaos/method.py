@@ -49,6 +49,8 @@ class Player:
     rows: list[FaultRow] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What could not be done: the run is unknown."""
+    undone: list[str] = field(default_factory=list)
+    """What of the rollbacks could not be done: the run is unknown."""
     _comings: list[Coming] = field(default_factory=list)
     _first: dict[int, Coming] = field(default_factory=dict)
     """The first coming of each fault, by its place in the method."""
@@ -84,7 +86,7 @@ class Player:
                 task.cancel()
             await asyncio.gather(turns, *self._tasks, return_exceptions=True)
         await asyncio.sleep(QUIET_S)
-        self.bench.recorder.record("run", "method-ends", why=why, problems=self.problems)
+        self.bench.recorder.record("run", "method-ends", why=why, problems=list(self.problems))
         return why
 
     async def _prepare(self) -> None:

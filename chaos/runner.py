@@ -11,7 +11,7 @@ import contextlib
 import logging
 import platform
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from chaos.history import Recorder
 from chaos.judge import judge
 from chaos.method import Player
 from chaos.observers.api import ApiObserver
+from chaos.observers.confirmed import Confirmed
 from chaos.observers.journal import JournalObserver, write_ends
 from chaos.observers.probe import LOOK_EVERY_S, PROBE_EVERY_S, ProbeObserver
 from chaos.plan import as_table, plan
@@ -34,7 +35,7 @@ from chaos.scenario import Scenario
 from chaos.steady import converge, steady
 from chaos.verdict import Ended, overall
 from reference.core.errors import BlackstartError
-from reference.stack import Agents, Device
+from reference.stack import Agents
 from reference.stack.probe import ask
 
 log = logging.getLogger("chaos")
@@ -97,6 +98,7 @@ async def play(
                 await _play(bench, player, say)
             finally:
                 result.faults = player.rows
+                result.reason = "; ".join(player.undone)
                 ended = time.monotonic()
         result.teardown_ms = round((time.monotonic() - ended) * 1000)
         recorder.record("run", "stopped")
@@ -137,17 +139,38 @@ async def _play(bench: Bench, player: Player, say: Say) -> None:
         try:
             await player.play(bench.scenario.time_limit / 1000)
         finally:
-            say("healing")
-            await player.heal_all()
-            for item in bench.scenario.rollbacks:
-                with contextlib.suppress(BlackstartError):
-                    await act(bench, item)
+            await to_its_end(_undo(bench, player))
         say("waiting for rest")
         await converge(bench)
         await asyncio.sleep(SETTLE_S)
         await player.prove_all()
         say("judging")
         await observers.end()
+
+
+async def _undo(bench: Bench, player: Player) -> None:
+    """End every fault, then what the scenario asks for; what of it cannot be done makes the run unknown."""
+    await player.heal_all()
+    for item in bench.scenario.rollbacks:
+        try:
+            await act(bench, item)
+        except (BlackstartError, OSError, httpx.HTTPError) as error:
+            player.undone.append(f"rollbacks: {item.action}: {error}")
+
+
+async def to_its_end(work: Coroutine[None, None, None]) -> None:
+    """Also when we are cancelled meanwhile: then it is waited for, and the cancel goes on."""
+    task, canceled = asyncio.ensure_future(work), False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            canceled = True
+            if task.cancelled():
+                break
+    if canceled:
+        raise asyncio.CancelledError
+    task.result()
 
 
 class Observers:
@@ -159,13 +182,15 @@ class Observers:
         self._bench = bench
         self.api = ApiObserver(bench.recorder, bench.polled, bench.jobs)
         self.journal = JournalObserver(bench.recorder, bench.devices)
+        self.confirmed = Confirmed(bench)
+        self._deaf: Callable[[], None] = lambda: None
         self.probes = [
             ProbeObserver(
                 bench.recorder,
                 d.client_id,
                 d.client_port,
                 d.box,
-                _kept(bench, d),
+                self.confirmed.kept(d),
                 probe_every_s,
                 look_every_s,
             )
@@ -176,6 +201,8 @@ class Observers:
     def start(self) -> None:
         """Begin to watch."""
         self._bench.api_observer = self.api
+        self.confirmed.begin(self._bench.scenario.bench.begins)
+        self._deaf = self.confirmed.start()
         self.api.start()
         self.journal.start()
         for probe in self.probes:
@@ -194,20 +221,10 @@ class Observers:
                 await device.agent.stop()
         for probe in self.probes:
             await asyncio.to_thread(probe.stop)
+        self._deaf()
         for device in bench.devices:
             answer = await asyncio.to_thread(ask, device.client_port)
             await write_ends(bench.recorder, device, answer.good)
-
-
-def _kept(bench: Bench, device: Device) -> Callable[[], str | None]:
-    """The digest whose image has to be on the device's disk now."""
-
-    def kept() -> str | None:
-        if bench.all_ended() or not bench.power(device).on:
-            return None
-        return bench.kept.get(device.client_id)
-
-    return kept
 
 
 @contextlib.asynccontextmanager

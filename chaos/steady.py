@@ -8,6 +8,7 @@ import time
 import httpx
 
 from chaos.bench import Bench
+from chaos.history import History
 from chaos.observers.journal import status
 from chaos.scenario.model import SteadyProbe
 from reference.core.model import Outcome, Phase
@@ -64,15 +65,18 @@ async def _of(bench: Bench, probe: SteadyProbe, device: Device) -> str:
 async def converge(bench: Bench, poll_s: float = POLL_S) -> bool:
     """Wait until everything is at rest after the last fault was healed, and write how long that took.
 
-    At rest: every agent runs and has nothing to do, one client process each answers well (none, where nothing was ever
-    confirmed), and the API shows an end of every job.
+    At rest: every agent runs, is connected and has nothing to do, one client process each answers well (none, where
+    nothing was ever confirmed), the service is ready, and the API shows an end of every job. Counted from the last
+    fault's end, or from what was ordered after it.
     """
-    began = time.monotonic()
+    began = time.monotonic() - (bench.recorder.now() - _since(bench.recorder.history()))
     limit = bench.scenario.expect.converges / 1000 + GRACE_S
     while True:
         wrong = [f"{d.client_id}: {what}" for d in bench.devices if (what := await _unrest(bench, d))]
         if not wrong and not bench.all_ended():
             wrong = ["the API does not show the end of every job"]
+        if not wrong and (what := await _ask(bench, SteadyProbe.SERVICE_READY)):
+            wrong = [what]
         took = time.monotonic() - began
         if not wrong:
             bench.recorder.record("run", "converged", ms=round(took * 1000))
@@ -83,12 +87,25 @@ async def converge(bench: Bench, poll_s: float = POLL_S) -> bool:
         await asyncio.sleep(poll_s)
 
 
+def _since(history: History) -> float:
+    """When the last thing was done to the bench: seconds since the run began."""
+    ends = (*history.of("fault", "healed"), *history.of("fault", "in-force"), *history.of("action"))
+    return max((event.t for event in ends), default=0.0) or _began(history)
+
+
+def _began(history: History) -> float:
+    found = history.last("run", "method-begins")
+    return found.t if found is not None else 0.0
+
+
 async def _unrest(bench: Bench, device: Device) -> str:
     found = await status(device)
     if found is None:
         return "the agent does not answer"
     if found.phase != Phase.IDLE.value or found.queued:
         return f"the agent is in {found.phase}"
+    if not found.connected:
+        return "the agent is not connected to the broker"
     if bench.scenario.expect.outcome == (Outcome.ROLLBACK_FAILED,):
         return ""  # Nothing of it can be healthy: what has to run is the checkers' matter.
     processes = len(await asyncio.to_thread(device.box.processes))

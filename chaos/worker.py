@@ -26,8 +26,9 @@ from reference.support.unwinding import unwinding
 
 
 def _tell(kind: str, what: object) -> None:
-    sys.stdout.write(json.dumps({kind: what}) + "\n")
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # Nobody listens any more: what is in force is healed all the same.
+        sys.stdout.write(json.dumps({kind: what}) + "\n")
+        sys.stdout.flush()
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from chaos.faults import fault_named
 from chaos.faults.base import Wants
 from chaos.history import Event, History
 from chaos.judge import judge
+from chaos.observers.confirmed import Confirmed
 from chaos.plan import plan
 from chaos.result import FaultRow
 from chaos.scenario import Scenario
@@ -32,7 +33,7 @@ from chaos.soak.ground import GuardedPlayer, SoakBench
 from chaos.soak.judged import alone, of_device, once
 from chaos.soak.result import SoakResult
 from chaos.soak.table import Wild, available, one_each
-from chaos.soak.watch import TERMINAL, Confirmed, RoundRecorder, Scan, Watch, cpu_s, journal_observer
+from chaos.soak.watch import TERMINAL, RoundRecorder, Scan, Watch, cpu_s, journal_observer
 from chaos.steady import converge, steady
 from chaos.verdict import Finding, Verdict
 from reference.core.errors import ServiceError
