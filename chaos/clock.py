@@ -17,7 +17,6 @@ import ctypes
 import hashlib
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -82,10 +81,11 @@ class FakeClock:
     async def told_ms(self) -> int:
         """What time the device's agent believes it is, told by that process itself, in ms since 1970.
 
-        Without an agent: what a process with this clock would believe. Raises FaultError when nothing is told.
+        Raises FaultError when nothing is told: what another process with this clock would say shows nothing of the agent.
         """
-        told = await asyncio.to_thread(self._asked)
-        return told if told is not None else await self._asked_of_another()
+        if (told := await asyncio.to_thread(self._asked)) is None:
+            raise FaultError("no agent runs that could say what time it is", where=str(self._file))
+        return told
 
     async def apart_ms(self) -> int:
         """How far it is from this machine's, told as in `told_ms`."""
@@ -129,19 +129,6 @@ class FakeClock:
         lines = Path(f"/proc/{pid}/status").read_bytes().splitlines()
         caught = next((int(line.split()[1], 16) for line in lines if line.startswith(_CAUGHT)), 0)
         return bool(caught >> (signal.SIGUSR2 - 1) & 1)
-
-    async def _asked_of_another(self) -> int:
-        # BLACKSTART_CLOCK would make it the process that is asked from now on.
-        given = {key: value for key, value in self.environment().items() if key != "BLACKSTART_CLOCK"}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", "-c", "import time; print(time.time_ns() // 1_000_000)",
-            env={**os.environ, **given}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        said, wrong = await process.communicate()
-        _forget(given["FAKETIME_SHARED"].rpartition("/")[2])
-        if process.returncode != 0:
-            raise FaultError(f"no process can have this clock: {wrong.decode('utf-8', 'replace')[:200]}")
-        return int(said)
 
 
 def _share(name: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from chaos.faults.base import FaultError
 
+_STANDS_IN = (b"PWD=", b"OLDPWD=")
+
 
 class Guard:
     """Knows the run's folder; whatever is not of it is refused."""
@@ -61,12 +63,15 @@ class Guard:
         return False
 
     def _names_us(self, pid: int) -> bool:
+        """On its command line or in its environment; where a shell happens to stand makes it nobody's."""
         marker = os.fsencode(f"{self.folder}")
         for name in ("cmdline", "environ"):
             try:
                 words = Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if any(word.partition(b"=")[2].startswith(marker) or word.startswith(marker) for word in words):
+            words = [word for word in words if name != "environ" or not word.startswith(_STANDS_IN)]
+            named = (part for word in words for part in (word, word.partition(b"=")[2]))
+            if any(part == marker or part.startswith(marker + b"/") for part in named):
                 return True
         return False

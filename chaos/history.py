@@ -64,6 +64,8 @@ class History:
     """What was seen, in the order of `t`. Pure: checkers get this, and nothing else."""
 
     events: tuple[Event, ...] = ()
+    torn: bool = False
+    """Its file broke off in the middle of its last line: what came after is not known."""
 
     def of(self, source: str, event: str | None = None, device: str | None = None) -> Iterator[Event]:
         """The events of a source, of one kind and about one device where these are given."""
@@ -80,24 +82,34 @@ class History:
         return next(self.of(source, event, device), None)
 
     @classmethod
-    def made_of(cls, events: Iterable[Event]) -> Self:
+    def made_of(cls, events: Iterable[Event], *, torn: bool = False) -> Self:
         """In order, whatever order they come in."""
-        return cls(tuple(sorted(events, key=lambda event: event.t)))
+        return cls(tuple(sorted(events, key=lambda event: event.t)), torn)
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The file that a `Recorder` wrote. Raises InputError that names the line."""
-        found = []
+        """The file that a `Recorder` wrote; `torn` when its last line is no whole one, as a full disk or a kill leaves it.
+
+        Raises InputError that names the line, for any other that is wrong.
+        """
+        found, torn = [], False
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot be read: {error}", where=str(path)) from None
+        lines = text.split("\n")
+        rest = lines.pop()  # nothing, where the last line has its end
         for number, line in enumerate(lines, 1):
             try:
                 found.append(Event.from_json(line))
             except ValueError as error:
                 raise InputError(f"no line of a history: {error}", where=f"{path}:{number}") from None
-        return cls.made_of(found)
+        if rest:
+            try:
+                found.append(Event.from_json(rest))
+            except ValueError:
+                torn = True
+        return cls.made_of(found, torn=torn)
 
 
 class Recorder:

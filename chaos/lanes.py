@@ -10,17 +10,17 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from chaos.history import History
+from chaos.leftovers import LOCK, RUN, scratch, sweep
 from chaos.result import Report, RunResult
 from chaos.runner import Options
 from chaos.verdict import Ended
-from reference.core.errors import BlackstartError, InputError, ServiceError
-from reference.stack.box import kill_all, on_command_line
+from reference.core.errors import BlackstartError, InputError
 from reference.support.processes import ROOT, ends_with_us
 
 log = logging.getLogger("chaos")
@@ -62,9 +62,13 @@ async def play_all(
     async def one(path: Path) -> RunResult:
         async with free:
             folder = kept.report / path.stem if kept.report is not None else None
-            return await play_file(
-                path, options, lambda what: tell(path.stem, what), folder, keep_bench=kept.bench
-            )
+            try:
+                return await play_file(
+                    path, options, lambda what: tell(path.stem, what), folder, keep_bench=kept.bench
+                )
+            except OSError as error:  # A full disk is no reason to lose the others.
+                log.error("%s could not be played: %s", path, error)
+                return _unknown(path, options, f"it could not be played: {error}")
 
     tasks = [asyncio.create_task(one(path)) for path in paths]
     try:
@@ -86,17 +90,14 @@ async def play_file(
 ) -> RunResult:
     """Play one scenario in a process of its own. `folder`: where history and reports go; None: nowhere.
 
-    Raises InputError for a file that is wrong. A run that ends without a result is unknown, with the end of its log.
+    Raises InputError for a file that is wrong. A run that ends without a result is unknown, with the end of its log;
+    one whose reports cannot be written has its result all the same, and it is logged.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="blackstart-chaos-"))
-    try:
-        result = await _run(path, options, say, scratch)
+    async with scratch(RUN) as given:
+        result = await _run(path, options, say, given)
         if folder is not None:
-            await asyncio.to_thread(_keep, scratch, folder, result, keep_bench)
+            await asyncio.to_thread(_keep, given, folder, result, keep_bench)
         return result
-    finally:
-        await sweep(scratch)
-        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
 
 async def spawn(
@@ -116,11 +117,11 @@ async def spawn(
     return process
 
 
-async def _run(path: Path, options: Options, say: Callable[[str], None], scratch: Path) -> RunResult:
+async def _run(path: Path, options: Options, say: Callable[[str], None], folder: Path) -> RunResult:
     job = {
-        "file": str(Path.cwd() / path), "folder": str(scratch), "seed": options.seed, "agents": asdict(options.agents),
+        "file": str(Path.cwd() / path), "folder": str(folder), "seed": options.seed, "agents": asdict(options.agents),
     }  # fmt: skip
-    worker_log = scratch / "run.log"
+    worker_log = folder / "run.log"
     process = await spawn("chaos.worker", job, options.environment, worker_log)
     found: RunResult | None = None
     try:
@@ -131,15 +132,13 @@ async def _run(path: Path, options: Options, say: Callable[[str], None], scratch
     if found is None:
         tail = await asyncio.to_thread(end_of_log, worker_log)
         what = f"the run ended with exit code {process.returncode} and no result"
-        found = RunResult(
-            path.stem,
-            str(path),
-            path.stem,
-            options.seed or 0,
-            Ended.UNKNOWN,
-            f"{what}; the end of its log: {tail}",
-        )
+        found = _unknown(path, options, f"{what}; the end of its log: {tail}")
     return found
+
+
+def _unknown(path: Path, options: Options, reason: str) -> RunResult:
+    """The result of a run that has none."""
+    return RunResult(path.stem, str(path), path.stem, options.seed or 0, Ended.UNKNOWN, reason)
 
 
 async def _listen(process: asyncio.subprocess.Process, say: Callable[[str], None]) -> RunResult | None:
@@ -174,36 +173,38 @@ async def end(process: asyncio.subprocess.Process) -> None:
         await waiting
 
 
-async def sweep(scratch: Path) -> None:
-    """What a run that was killed has left: clients outlive their agents, and so they do its own end."""
-    try:
-        if left := on_command_line(scratch):
-            log.warning("processes of a run are left, and are ended: %s", left)
-            await kill_all(lambda: on_command_line(scratch))
-    except ServiceError as error:
-        log.error("%s", error)
-
-
-def _keep(scratch: Path, folder: Path, result: RunResult, keep_bench: bool) -> None:
-    from chaos.history import History
+def _keep(given: Path, folder: Path, result: RunResult, keep_bench: bool) -> None:
+    """Write what is to be kept of a run. What cannot be written is logged, and costs no result."""
     from chaos.load import load
     from chaos.report import write_run
 
+    history = given / "history.jsonl"
+    seen = _read(history, result)
     try:
-        scenario = load(Path(result.file))
         folder.mkdir(parents=True, exist_ok=True)
-        history = scratch / "history.jsonl"
         if history.exists():
             shutil.copyfile(history, folder / "history.jsonl")
             result.folder = str(folder)
         if keep_bench:
-            shutil.copytree(scratch, folder / "bench", dirs_exist_ok=True, symlinks=True, ignore=_no_sockets)
-        seen = History.read(folder / "history.jsonl") if history.exists() else History()
-        write_run(result, seen, folder, scenario)
-    except (OSError, shutil.Error) as error:
-        raise InputError(
-            f"cannot be written: {error}", where=str(folder), todo="Give --report another folder."
-        ) from None
+            shutil.copytree(given, folder / "bench", dirs_exist_ok=True, symlinks=True, ignore=_no_sockets)
+        write_run(result, seen, folder, load(Path(result.file)))
+    except (BlackstartError, OSError, shutil.Error) as error:
+        log.error("what was seen of %s cannot be kept in %s: %s", result.name, folder, error)
+
+
+def _read(history: Path, result: RunResult) -> History:
+    """What was seen. A result that is good on half of it is not known."""
+    if not history.exists():
+        return History()
+    try:
+        seen = History.read(history)
+        wrong = "its history breaks off in the middle of a line: was the disk full?" if seen.torn else ""
+    except InputError as error:
+        seen, wrong = History(), f"its history cannot be read: {error}"
+    if wrong:
+        result.reason = "; ".join(filter(None, (result.reason, wrong)))
+        result.ended = Ended.UNKNOWN if result.ended is Ended.PASS else result.ended
+    return seen
 
 
 def _no_sockets(folder: str, names: list[str]) -> list[str]:
@@ -211,7 +212,11 @@ def _no_sockets(folder: str, names: list[str]) -> list[str]:
     left = []
     for name in names:
         path = Path(folder, name)
-        if name.endswith(".img") or not (path.is_file() or path.is_dir() or path.is_symlink()):
+        if (
+            name == LOCK
+            or name.endswith(".img")
+            or not (path.is_file() or path.is_dir() or path.is_symlink())
+        ):
             left.append(name)
     return left
 

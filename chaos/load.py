@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from chaos.faults.base import Need, checked
 from chaos.lines import MAX_BYTES, Node, read
 from chaos.problem import ScenarioError
 from chaos.scenario import Scenario
+from chaos.scenario.deeds import idle, untimely
 from chaos.scenario.model import FaultUse
 from chaos.scenario.sense import dangling, impossible, meant
 from reference.client.images import DEFECTS
@@ -29,6 +31,10 @@ ENDS = (".yaml", ".yml")
 SHIPPED = Path(__file__).resolve().parents[1] / "scenarios"
 """Beside this package, in a checkout and in a wheel."""
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_TIME = re.compile(r"[0-9]{1,6}")
+LONGEST_DEFECT_MS = 999_999
+_SHOWN = 40
+"""So much is shown of what was written."""
 _MAY_BE_NULL = frozenset({("bench", "begins"), ("expect", "outcome"), ("expect", "reason")})
 
 
@@ -128,7 +134,7 @@ def _judged(content: bytes, path: Path) -> tuple[Scenario | None, list[ScenarioE
         found += explained(error, root, file, Scenario)
     found += _faults(root, file)
     if scenario is not None:
-        for wrong in (*dangling(scenario), *impossible(scenario)):
+        for wrong in (*dangling(scenario), *untimely(scenario), *idle(scenario), *impossible(scenario)):
             found.append(located(root, file, wrong.path, wrong.what, wrong.todo))
         found += _parts(scenario, root, file)
         found += _defects(scenario, root, file)
@@ -147,7 +153,8 @@ def _in_order(found: Iterable[ScenarioError]) -> list[ScenarioError]:
 
 
 def _kebab(path: Path) -> str:
-    words = re.findall(r"[a-z0-9]+", path.stem.lower())
+    plain = unicodedata.normalize("NFKD", path.stem).encode("ascii", "ignore").decode("ascii")
+    words = re.findall(r"[a-z0-9]+", plain.lower())
     return "-".join(words or ["scenario"]) + path.suffix
 
 
@@ -234,9 +241,13 @@ def _defects(scenario: Scenario, root: Node, file: str) -> Iterator[ScenarioErro
             todo = meant(name, DEFECTS, f"One of: {', '.join(DEFECTS)}.")
             path = ("bench", "versions", index, "defect")
             yield located(root, file, path, f"there is no defect {name!r}", todo)
-        elif after and not after.isdecimal():
+        elif after and not _TIME.fullmatch(after):
             path = ("bench", "versions", index, "defect")
-            yield located(root, file, path, f"{after!r} is no time in ms", f"Write {name}:500.")
+            short = after if len(after) <= _SHOWN else f"{after[:_SHOWN]}..."
+            what = f"{short!r} is no time in ms, of at most {LONGEST_DEFECT_MS}"
+            if not after.isdecimal():
+                what = f"{short!r} is no time in ms"
+            yield located(root, file, path, what, f"Write {name}:500.")
 
 
 __all__ = [

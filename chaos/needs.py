@@ -27,7 +27,6 @@ def needs_of(scenario: Scenario) -> list[Need]:
         Need.DOCKER: bench.runtime == "docker",
         Need.MOSQUITTO: bench.broker == "mosquitto",
         Need.POSTGRESQL: bench.database == "postgresql",
-        Need.DISTRIBUTION: bench.registry == "distribution",
     }
     needed = {need for need, wanted in asked.items() if wanted}
     wants = Wants()
@@ -149,5 +148,4 @@ _LOOKS: Mapping[Need, Callable[[], str]] = {
     Need.FAKETIME: _faketime,
     Need.POSTGRESQL: _postgresql,
     Need.MOSQUITTO: _program("mosquitto"),
-    Need.DISTRIBUTION: _program("docker-registry"),
 }

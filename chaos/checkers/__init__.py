@@ -35,6 +35,7 @@ CHECKERS: Mapping[str, Checker] = MappingProxyType(
         "delivery": wire.delivery,
         "converges-in": wire.converges_in,
         strangers.NAME: strangers.nobody_got_in,
+        strangers.OUT: strangers.nothing_got_out,
         Invariant.NEVER_TWO_ACTIVE.value: device.never_two_active,
         Invariant.SAME_CONFIGURATION.value: device.same_configuration,
         Invariant.CURRENT_KEPT.value: device.current_kept,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from chaos.checkers.case import Case, Missing, Told, each_device, held, number
 from chaos.checkers.evidence import (
     NeverBack,
+    blind_ms,
     downtime_ms,
     gaps,
     last_job,
     orders,
     rollback_ms,
+    seen_down_ms,
     stretches,
+    unwatched,
 )
 from chaos.scenario.model import Handover
 from chaos.verdict import Verdict
@@ -25,8 +28,15 @@ def _bound(most: int | None) -> str:
 
 @each_device("downtime", lambda case: _bound(case.scenario.expect.downtime))
 def downtime(case: Case, device: str) -> Told:
-    """All outages together: each from the sending of the first failed probe to the arrival of the first good answer."""
+    """All outages together: each from the sending of the first failed probe to the arrival of the first good answer.
+
+    Where nobody asked for a while only what was seen to be too long counts.
+    """
     took, most = downtime_ms(case, device), case.scenario.expect.downtime
+    if dark := unwatched(case, device):
+        if most is not None and (sure := seen_down_ms(case, device)) > most:
+            return Told(Verdict.FAIL, f"{sure} ms at least; {dark}")
+        raise Missing(dark)
     if took is None:
         return Told(Verdict.PASS, "nothing ran before, and nothing came")
     outages = gaps(case, device)
@@ -48,6 +58,8 @@ def rollback(case: Case, device: str) -> Told:
     except NeverBack as never:
         return held(most is None and not rolled_back, str(never))
     if took is not None:
+        if most is not None and took > most >= took - blind_ms(case, device):
+            raise Missing(f"{took} ms; {unwatched(case, device)}")
         return held(most is None or took <= most, f"{took} ms")
     if rolled_back and case.scenario.bench.begins is not None:
         raise Missing("the API shows a rollback that was not seen in the journal")
@@ -60,7 +72,7 @@ def rollback(case: Case, device: str) -> Told:
 )
 def untouched(case: Case, device: str) -> Told:
     """No failed probe and the same processes from the method's beginning to the end."""
-    took, since = downtime_ms(case, device), case.method_began
+    took, since = seen_down_ms(case, device), case.method_began
     case.end("processes", device)
     counts = case.of("processes", "count", device)
     if not counts:
@@ -72,6 +84,8 @@ def untouched(case: Case, device: str) -> Told:
     if changed:
         pids = f"{first.data.get('pids')}, then {changed[0].data.get('pids')}"
         return Told(Verdict.FAIL, f"its processes changed: {pids}")
+    if dark := unwatched(case, device):
+        raise Missing(dark)
     return Told(Verdict.PASS, "0 ms down, the same processes")
 
 

@@ -18,6 +18,9 @@ from reference.core.model import Outcome, Phase, World
 
 CLOCKS_AGREE_S = 5.0
 """A device's clock that is farther off than this is not believed: some faults set it."""
+BLIND_S = 1.0
+"""A time without a probe that is longer than this, and than `BLIND_PROBES` of the pauses between two, hides an outage."""
+BLIND_PROBES = 20
 _MEMORY, _WORLD = TypeAdapter(Memory), TypeAdapter(World)
 
 
@@ -100,6 +103,45 @@ def downtime_ms(case: Case, device: str) -> int | None:
     return round(sum(s.end - s.begin for s in found) * 1000)
 
 
+@remembered
+def blind(case: Case, device: str) -> list[Stretch]:
+    """Since the method began: when the probe did not ask for so long that what happened then is not known.
+
+    Raises Missing for a gap that cannot be read.
+    """
+    begins, found = case.first("run", "method-begins"), []
+    for event in case.of("probe", "gap", device) if begins is not None else ():
+        if (ms := number(event.data.get("ms"))) is None:
+            raise Missing("a gap between two probes cannot be read")
+        most = max(BLIND_S, BLIND_PROBES * (number(event.data.get("every_ms")) or 0) / 1000)
+        begin, end = max(event.t, begins.t if begins is not None else 0.0), event.t + ms / 1000
+        if end - begin > most:
+            found.append(Stretch(begin, end, None))
+    return found
+
+
+def blind_ms(case: Case, device: str) -> int:
+    """All such times together."""
+    return round(sum(s.end - s.begin for s in blind(case, device)) * 1000)
+
+
+def seen_down_ms(case: Case, device: str) -> int:
+    """Of all outages, what was down for certain: without the times in which nobody asked. Raises Missing."""
+    dark = blind(case, device)
+    sure = 0.0
+    for gap in gaps(case, device):
+        hidden = sum(max(0.0, min(gap.end, s.end) - max(gap.begin, s.begin)) for s in dark)
+        sure += max(0.0, gap.end - gap.begin - hidden)
+    return round(sure * 1000)
+
+
+def unwatched(case: Case, device: str) -> str:
+    """In words, when nobody asked; empty where it never was so. Raises Missing."""
+    dark = blind(case, device)
+    times = ", ".join(f"{round((s.end - s.begin) * 1000)} ms from {s.begin:.3f} s on" for s in dark)
+    return f"nobody asked the client for {times}" if dark else ""
+
+
 # ---- orders and jobs
 
 
@@ -164,6 +206,19 @@ def shown(case: Case, device: str) -> list[tuple[float, Job]]:
     end = case.last("api", "end", device)
     if end is not None and isinstance(last := end.data.get("job"), dict):
         found.append((end.t, as_job(last)))
+    return found
+
+
+@remembered
+def gone(case: Case, device: str) -> dict[str, JobStatus | None]:
+    """Ordered jobs that the API did not know any more, with the last status that it had shown; None: it had none."""
+    asked = {order.job_id for order in orders(case, device)}
+    found: dict[str, JobStatus | None] = {}
+    for event in case.of("api", "job-gone", device):
+        job_id = str(event.data.get("jobId"))
+        if job_id in asked:
+            before = [job.status for t, job in shown(case, device) if job.id == job_id and t <= event.t]
+            found[job_id] = before[-1] if before else None
     return found
 
 

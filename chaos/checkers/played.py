@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chaos.checkers.case import Case, Missing, Told, many, once
-from chaos.checkers.evidence import orders, shown
+from chaos.checkers.evidence import orders, shown, unwatched
 from chaos.result import FaultRow
 from chaos.verdict import Finding, Verdict
 
@@ -29,12 +29,23 @@ def steady(case: Case) -> Told:
 
 @once("observed", lambda case: f"{many(case.scenario.bench.devices, 'device')} observed to the end")
 def observed(case: Case) -> Told:
-    """Every device was watched by its probe until the end."""
-    watched = [d for d in case.devices if case.last("probe", "end", d) is not None]
-    ok = len(watched) == case.scenario.bench.devices
+    """Every device was watched by its probe until the end, and all the time."""
+    why = {device: _unobserved(case, device) for device in case.devices}
+    watched = sum(not what for what in why.values())
+    ok = watched == len(why) == case.scenario.bench.devices
+    said = "".join(f"; {device}: {what}" for device, what in why.items() if what)
     return Told(
-        Verdict.PASS if ok else Verdict.UNKNOWN, f"{many(len(watched), 'device')} observed to the end"
+        Verdict.PASS if ok else Verdict.UNKNOWN, f"{many(watched, 'device')} observed to the end{said}"
     )
+
+
+def _unobserved(case: Case, device: str) -> str:
+    """Why the device was not observed to the end; empty: it was."""
+    if (died := case.last("probe", "died", device)) is not None:
+        return f"the probe died of {died.data.get('what')}"
+    if case.last("probe", "end", device) is None:
+        return "the probe has left no end"
+    return unwatched(case, device)
 
 
 @once("method-played", "the method was played, and every job ended within the time limit")

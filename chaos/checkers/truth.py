@@ -9,6 +9,7 @@ from chaos.checkers.device import details
 from chaos.checkers.evidence import (
     Order,
     as_job,
+    gone,
     journaled_t,
     journals,
     memory,
@@ -117,7 +118,10 @@ def _ahead(case: Case, device: str, t: float, job: Job) -> list[str]:
 
 @each_device("terminal-is-final", "a job's end never changes")
 def terminal_is_final(case: Case, device: str) -> Told:
-    """Every change of every job that the API showed."""
+    """Every change of every job that the API showed; one that had ended is not gone either."""
+    lost = [f"job {j} was {s.value}, and is gone" for j, s in gone(case, device).items() if s and s.terminal]
+    if lost:
+        return Told(Verdict.FAIL, "; ".join(lost))
     _seen_to_the_end(case, device)
     seen, found = shown(case, device), []
     last: dict[str, Job] = {}
@@ -133,7 +137,11 @@ def terminal_is_final(case: Case, device: str) -> Told:
 
 @each_device("service-agrees", "what the service shows is what the device's journal holds")
 def service_agrees(case: Case, device: str) -> Told:
-    """Outcome and reason of the device's last job."""
+    """Outcome and reason of the device's last job; and the service knows every job that it took."""
+    if lost := gone(case, device):
+        return Told(
+            Verdict.FAIL, "; ".join(f"the service took job {j}, and did not know it later" for j in lost)
+        )
     _seen_to_the_end(case, device)
     if not orders(case, device):
         return Told(Verdict.PASS, "no job was ordered")

@@ -135,7 +135,8 @@ class HostileCommand(Instant):
 
     async def fired(self) -> str:
         """See the port. A message that was taken has fired, too: what follows from that is for the checkers."""
-        return "; ".join([how for sent in self._sent if (how := await self._shown(sent))])
+        said = [await self._shown(sent) for sent in self._sent]
+        return "; ".join(said) if all(said) else ""
 
     async def _shown(self, sent: _Sent) -> str:
         end = time.monotonic() + JUDGED_S

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import signal
 import sys
@@ -61,7 +62,9 @@ class MemoryGroup:
     def make(cls) -> MemoryGroup:
         """A new one, for `remove`."""
         first = ROOT / "memory"
-        path = (first if first.is_dir() else ROOT) / f"blackstart-chaos-{secrets.token_hex(6)}"
+        # By the pid it is known to be nobody's, when we were killed: chaos/leftovers.py.
+        name = f"blackstart-chaos-{os.getpid()}-{secrets.token_hex(6)}"
+        path = (first if first.is_dir() else ROOT) / name
         try:
             path.mkdir()
         except OSError as error:

@@ -57,7 +57,7 @@ class MqttFault(Fault):
 
 
 class ToxicMqttFault(MqttFault):
-    """One that is nothing but a toxic on each way; it fired when the toxic has counted something."""
+    """One that is nothing but toxics on each way; it fired when those of each device have counted something."""
 
     sort: ClassVar[str]
     """The toxic's type."""
@@ -93,7 +93,9 @@ class ToxicMqttFault(MqttFault):
         hits: dict[str, int] = {}
         for device, _, toxic in self.hurt:
             hits[device.client_id] = hits.get(device.client_id, 0) + toxic.hits
-        return ", ".join(f"{name}: {several(n)} {self.done}" for name, n in hits.items() if n)
+        if not all(hits.values()):  # Each way is a device's own.
+            return ""
+        return ", ".join(f"{name}: {several(n)} {self.done}" for name, n in hits.items())
 
 
 class PacketFault(ToxicMqttFault):

@@ -85,8 +85,10 @@ class NetworkFault(Fault):
             raise failed
 
     async def fired(self) -> str:
-        told = [(way.passage.name, text) for way in self.ways if (text := self.shown(way))]
-        if not told:
+        told = [(way.passage.name, self.shown(way)) for way in self.ways]
+        if not told or not all(
+            text for _, text in told
+        ):  # A way that nobody met it on: not everybody was hurt.
             return ""
         name, text = told[0]
         others = f" (and on {len(told) - 1} more)" if len(told) > 1 else ""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from chaos.faults._each import of_each
 from chaos.faults._parts import kill
 from chaos.faults.base import Family, Fault, register
 from reference.stack import Device
@@ -17,6 +18,10 @@ class _Away:
     pid: int
     since: float
     back: float | None = None
+
+    def told(self) -> str:
+        away_ms = ((self.back or time.monotonic()) - self.since) * 1000
+        return f"the agent of {self.device.client_id} (process {self.pid}) ended by SIGKILL, away for {away_ms:.0f} ms"
 
 
 @register
@@ -57,9 +62,5 @@ class AgentKilled(Fault):
 
     async def fired(self) -> str:
         """See the port."""
-        now = time.monotonic()
-        return "; ".join(
-            f"the agent of {away.device.client_id} (process {away.pid}) ended by SIGKILL, "
-            f"away for {((away.back or now) - away.since) * 1000:.0f} ms"
-            for away in self._away
-        )
+        told = {away.device.client_id: [away.told()] for away in self._away}
+        return of_each(self.ground.chosen(self.use.device), told)

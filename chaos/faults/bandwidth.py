@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 KB = 1_000
 """Toxiproxy counts in these, a second."""
+FASTEST = 50 << 20
+"""Above this a link of this machine is no faster without it."""
 LOW, HIGH = 0.2, 1.3
 """A rate within these of the one that was set was held by it: a busy machine makes it lower, nothing makes it higher."""
 
@@ -23,8 +25,8 @@ LOW, HIGH = 0.2, 1.3
 class BandwidthParams(Params):
     """How slowly."""
 
-    rate: Annotated[Size, Field(ge=KB)]
-    """Bytes a second on each connection, at least 1000B; whole thousands count."""
+    rate: Annotated[Size, Field(ge=KB, le=FASTEST)]
+    """Bytes a second on each connection, from 1000B to 50MiB; whole thousands count."""
 
 
 @register

@@ -59,7 +59,6 @@ class Need(StrEnum):
     FAKETIME = "faketime"
     POSTGRESQL = "postgresql"
     MOSQUITTO = "mosquitto"
-    DISTRIBUTION = "distribution"
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import random
 import time
 from typing import Any, Literal
 
-from chaos.faults.base import Family, Fault, Ground, Need, Params, Wants, register
+from chaos.faults.base import Family, Fault, FaultError, Ground, Need, Params, Wants, register
 from chaos.scenario.model import FaultUse
 from chaos.scenario.quantities import Duration
 from reference.stack.device import Device
@@ -47,7 +47,8 @@ class ClockJumped(Fault):
     async def begin(self) -> None:
         """It jumps."""
         for device in self.ground.chosen(self.use.device):
-            self._before_ms[device.client_id] = await self._apart_ms(device)
+            if (apart_ms := await self._apart_ms(device)) is not None:
+                self._before_ms[device.client_id] = apart_ms
             await self.ground.clock(device).shift(self._by_ms)
 
     async def heal(self) -> None:
@@ -60,14 +61,18 @@ class ClockJumped(Fault):
         said = []
         for device in self.ground.chosen(self.use.device):
             before_ms, now_ms = self._before_ms.get(device.client_id), await self._apart_ms(device)
-            if before_ms is None or abs(now_ms - self._by_ms) > _NEAR_MS:
+            if before_ms is None or now_ms is None or abs(now_ms - self._by_ms) > _NEAR_MS:
                 return ""
             said.append(
                 f"{device.client_id}'s agent was {before_ms / 1000:+.1f} s from this machine's time, now {now_ms / 1000:+.1f} s"
             )
         return "; ".join(said)
 
-    async def _apart_ms(self, device: Device) -> float:
+    async def _apart_ms(self, device: Device) -> float | None:
+        """By its agent's own word; None without one."""
         before = time.time()
-        told_ms = await self.ground.clock(device).told_ms()
+        try:
+            told_ms = await self.ground.clock(device).told_ms()
+        except FaultError:
+            return None
         return told_ms - (before + time.time()) * 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chaos.faults._each import of_each
 from chaos.faults._parts import WhichParams, client_processes, kill
 from chaos.faults.base import Family, Instant, register
 
@@ -19,12 +20,14 @@ class ContainerKilled(Instant):
 
     async def begin(self) -> None:
         """See the port."""
-        self._gone: list[str] = []
+        self._gone: dict[str, list[str]] = {}
         for device in self.ground.chosen(self.use.device):
             for pid in client_processes(device, self.given.which):
                 if (took_ms := await kill(self.ground, pid)) is not None:
-                    self._gone.append(f"process {pid} of {device.client_id} was gone after {took_ms:.0f} ms")
+                    told = f"process {pid} of {device.client_id} was gone after {took_ms:.0f} ms"
+                    self._gone.setdefault(device.client_id, []).append(told)
 
     async def fired(self) -> str:
         """See the port."""
-        return f"SIGKILL: {'; '.join(self._gone)}" if self._gone else ""
+        told = of_each(self.ground.chosen(self.use.device), self._gone)
+        return f"SIGKILL: {told}" if told else ""

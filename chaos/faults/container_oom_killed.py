@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+from chaos.faults._each import of_each
 from chaos.faults._memory import MemoryGroup
 from chaos.faults._parts import GONE_S, POLL_S, WhichParams, client_processes
 from chaos.faults.base import Family, FaultError, Instant, Need, register
@@ -30,7 +31,7 @@ class ContainerOomKilled(Instant):
 
     async def begin(self) -> None:
         """See the port. Raises FaultError where there is no memory cgroup, or the kernel does not kill."""
-        self._killed: list[str] = []
+        self._killed: dict[str, list[str]] = {}
         for device in self.ground.chosen(self.use.device):
             for pid in client_processes(device, self.given.which):
                 self.ground.guard.process(pid)
@@ -59,14 +60,14 @@ class ContainerOomKilled(Instant):
 
     def _note(self, device: Device, pid: int, before: int | None, after: int | None) -> None:
         if before is not None and after is not None and after > before:
-            self._killed.append(
+            self._killed.setdefault(device.client_id, []).append(
                 f"the kernel killed process {pid} of {device.client_id} for want of memory (oom_kill of its "
                 f"group went from {before} to {after})"
             )
 
     async def fired(self) -> str:
         """See the port."""
-        return "; ".join(self._killed)
+        return of_each(self.ground.chosen(self.use.device), self._killed)
 
 
 async def _removed(group: MemoryGroup) -> None:

@@ -9,6 +9,7 @@ import signal
 import time
 from dataclasses import dataclass
 
+from chaos.faults._each import of_each
 from chaos.faults._parts import GONE_S, POLL_S, WhichParams, client_processes, running_containers, state_of
 from chaos.faults.base import Family, Fault, register
 from reference.core.errors import EngineError
@@ -43,7 +44,7 @@ class ContainerPaused(Fault):
     async def begin(self) -> None:
         """See the port."""
         self._still: list[_Still] = []
-        self._shown: list[str] = []
+        self._shown: dict[str, list[str]] = {}
         self._since = time.monotonic()
         for device in self.ground.chosen(self.use.device):
             if isinstance(device.box, DockerBox):
@@ -61,7 +62,7 @@ class ContainerPaused(Fault):
             while state_of(pid) not in ("T", "") and time.monotonic() < end:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
             if state_of(pid) == "T":
-                self._shown.append(f"process {pid} of {device.client_id} is stopped (state T)")
+                self._show(device, f"process {pid} of {device.client_id} is stopped (state T)")
 
     def _pause(self, device: Device, box: DockerBox) -> None:
         with box.asked() as docker:
@@ -71,7 +72,10 @@ class ContainerPaused(Fault):
                 one.pause()
                 one.reload()
                 if one.attrs["State"]["Paused"]:
-                    self._shown.append(f"container {one.short_id} of {device.client_id} is paused")
+                    self._show(device, f"container {one.short_id} of {device.client_id} is paused")
+
+    def _show(self, device: Device, told: str) -> None:
+        self._shown.setdefault(device.client_id, []).append(told)
 
     async def heal(self) -> None:
         """See the port. What was killed meanwhile has nothing to go on with."""
@@ -92,4 +96,5 @@ class ContainerPaused(Fault):
     async def fired(self) -> str:
         """See the port."""
         lasted = time.monotonic() - self._since
-        return f"{'; '.join(self._shown)}; for {lasted:.2f} s so far" if self._shown else ""
+        told = of_each(self.ground.chosen(self.use.device), self._shown)
+        return f"{told}; for {lasted:.2f} s so far" if told else ""

@@ -6,6 +6,7 @@ import asyncio
 import random
 from typing import Any
 
+from chaos.faults._each import of_each
 from chaos.faults._parts import POLL_S, WhichParams, docker_box, running_containers
 from chaos.faults.base import Family, Ground, Instant, Need, register
 from chaos.scenario.model import FaultUse
@@ -39,7 +40,7 @@ class ContainerRestarted(Instant):
 
     async def begin(self) -> None:
         """See the port. Raises FaultError on a bench without an engine."""
-        self._again: list[str] = []
+        self._again: dict[str, list[str]] = {}
         for device in self.ground.chosen(self.use.device):
             docker_box(self, device)
             pids = await asyncio.to_thread(device.box.processes)
@@ -57,7 +58,7 @@ class ContainerRestarted(Instant):
                 one.reload()
                 after = one.attrs["State"]
                 if after["StartedAt"] != before["StartedAt"]:
-                    self._again.append(
+                    self._again.setdefault(device.client_id, []).append(
                         f"container {one.short_id} of {device.client_id} was process {before['Pid']}, "
                         f"and started again at {after['StartedAt']} as {after['Pid']}"
                     )
@@ -65,4 +66,4 @@ class ContainerRestarted(Instant):
     async def fired(self) -> str:
         """See the port."""
         await asyncio.gather(*self._restarting)
-        return "; ".join(self._again)
+        return of_each(self.ground.chosen(self.use.device), self._again)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from chaos.faults.base import Need, Wants, register
+from chaos.faults.base import FaultError, Need, Wants, register
 from chaos.power import Power
 from chaos.power.outages import OffFor, PowerFault
 from chaos.scenario.model import FaultUse
@@ -45,7 +45,10 @@ class DeviceOff(PowerFault):
         """It was off, and for the device it is later now."""
         said = await super().fired()
         for device in self.devices if said else ():
-            ahead_ms = await self.ground.clock(device).told_ms() - time.time() * 1000
+            try:
+                ahead_ms = await self.ground.clock(device).told_ms() - time.time() * 1000
+            except FaultError:  # It is off, or its agent is: asked again at the end.
+                return ""
             if abs(ahead_ms - self.given.clock) > _NEAR_MS:
                 return ""
             said += f"; for {device.client_id} it is {ahead_ms / 60_000:.1f} minutes later"

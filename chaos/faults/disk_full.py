@@ -70,13 +70,14 @@ class DiskFull(Fault):
         said = []
         for device in self.ground.chosen(self.use.device):
             if device.client_id not in self._free:
-                continue
+                return ""
             before, after = self._free[device.client_id]
             met = await asyncio.to_thread(self._met, device)
-            if met:
-                said.append(
-                    f"{device.client_id}'s agent said {met} times that the disk is full: {before} bytes were free, then {after}"
-                )
+            if not met:
+                return ""
+            said.append(
+                f"{device.client_id}'s agent said {met} times that the disk is full: {before} bytes were free, then {after}"
+            )
         return "; ".join(said)
 
     def _met(self, device: Device) -> int:

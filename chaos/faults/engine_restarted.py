@@ -64,7 +64,8 @@ class EngineRestarted(Fault):
 
     async def fired(self) -> str:
         """See the port."""
-        return "; ".join(filter(None, (down.shown() for down in self._down)))
+        said = [down.shown() for down in self._down]
+        return "; ".join(said) if all(said) else ""
 
 
 class _Down:

@@ -78,4 +78,5 @@ class Flood(Fault):
 
     async def fired(self) -> str:
         """See the port."""
-        return "; ".join([said for stream in self._streams if (said := await stream.shown())])
+        said = [await stream.shown() for stream in self._streams]
+        return "; ".join(said) if all(said) else ""

@@ -49,6 +49,7 @@ class ForeignCertificate(Instant):
     async def begin(self) -> None:
         """See the port. It knocks on while the run goes on."""
         self._ended: Counter[str] = Counter()
+        self._knocked: set[str] = set()
         self._got_in = 0
         self._knocking = asyncio.create_task(self._knock_all())
 
@@ -96,6 +97,7 @@ class ForeignCertificate(Instant):
 
     def _note(self, device: Device, who: str, how: str) -> None:
         self._ended[who] += 1
+        self._knocked.add(device.client_id)
         self.ground.recorder.record("hostile", "knocked", device.client_id, who=who, ended=how)
 
     def _level(self) -> int:
@@ -105,7 +107,7 @@ class ForeignCertificate(Instant):
         """See the port: once all have tried. Where somebody got in that is said: it has happened, and is a failure."""
         if self._knocking is not None:
             await self._knocking
-        if not self._ended:
+        if not all(device.client_id in self._knocked for device in self.ground.chosen(self.use.device)):
             return ""
         tried = ", ".join(f"{many} with {who}" for who, many in sorted(self._ended.items()))
         what = f"{self._got_in} of them GOT IN" if self._got_in else "none of them was let in"

@@ -14,15 +14,17 @@ from chaos.scenario.quantities import Duration
 if TYPE_CHECKING:
     from chaos.proxies.watch import Seen
 
-PART = 10
-"""Two answers that differ by this part of the jitter show it: without it they differ by less than a millisecond."""
+PART, LEAST_S = 10, 0.01
+"""Two answers that differ by this part of the jitter, and by so much at least, are not equally long."""
+SLOW_PART = 4
+"""One that took this part of it was late: few answers come in a pull, and each is late by chance."""
 
 
 class JitterParams(Params):
     """How much."""
 
-    jitter: Annotated[Duration, Field(ge=20)]
-    """What comes back is late by up to twice this, by chance: Toxiproxy draws it, no seed of ours."""
+    jitter: Annotated[Duration, Field(ge=50)]
+    """At least 50ms. What comes back is late by up to twice this, by chance: Toxiproxy draws it, no seed of ours."""
 
 
 @register
@@ -39,6 +41,11 @@ class Jitter(ToxicFault):
         return [Wanted("latency", {"latency": self.given.jitter, "jitter": self.given.jitter})]
 
     def proof(self, seen: Seen) -> str:
-        if seen.exchanges < 2 or seen.slowest_s - seen.quickest_s < self.given.jitter / PART / 1000:
+        jitter_s, apart_s = self.given.jitter / 1000, seen.slowest_s - seen.quickest_s
+        if (
+            seen.exchanges < 2
+            or apart_s < max(jitter_s / PART, LEAST_S)
+            or seen.slowest_s < jitter_s / SLOW_PART
+        ):
             return ""
         return f"{seen.exchanges} answers took from {ms(seen.quickest_s)} to {ms(seen.slowest_s)}"

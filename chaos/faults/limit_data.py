@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from chaos.faults._network import ToxicFault, Wanted, several
+from chaos.faults._network import Hurt, ToxicFault, Wanted, several
 from chaos.faults.base import Params, register
 from chaos.scenario.quantities import Size
 
 if TYPE_CHECKING:
     from chaos.proxies.watch import Seen
+
+ON_THEIR_WAY = 64 << 10
+"""So many bytes may pass on an open connection while the toxic is put there."""
+LOOK_S, LOOKS = 0.03, 10
 
 
 class LimitDataParams(Params):
@@ -36,8 +41,20 @@ class LimitData(ToxicFault):
     def toxics(self) -> Sequence[Wanted]:
         return [Wanted("limit_data", {"bytes": self.given.bytes_})]
 
+    async def hurt(self, way: Hurt) -> None:
+        """What is on its way already is let through first, where somebody stands still meanwhile."""
+        for _ in range(LOOKS if way.passage.meter.open else 0):
+            before = way.watch.seen().received
+            await asyncio.sleep(LOOK_S)
+            if way.watch.seen().received == before:
+                break
+        way.watch.close()
+        way.watch = way.passage.watch()
+        await super().hurt(way)
+
     def proof(self, seen: Seen) -> str:
         limit = self.given.bytes_
         # On a connection that was open, bytes may have passed just before the toxic was there.
-        ended = [end for end in seen.ends if end.got == limit or (end.was_open and end.got > limit)]
+        most = limit + ON_THEIR_WAY
+        ended = [end for end in seen.ends if end.got == limit or (end.was_open and limit < end.got <= most)]
         return f"{several(len(ended), 'connection')} ended after {limit} bytes" if ended else ""

@@ -58,11 +58,12 @@ class MqttStaleRetained(MqttFault):
         found = []
         for device, _, told in self.sent:
             taken = sum(one.acknowledged for one in told)
-            if taken:
-                sent = sum(one.sent for one in told)
-                found.append(
-                    f"{device.client_id}: the old command came {sent} times, and was acknowledged {taken} times"
-                )
+            if not taken:
+                return ""
+            sent = sum(one.sent for one in told)
+            found.append(
+                f"{device.client_id}: the old command came {sent} times, and was acknowledged {taken} times"
+            )
         return ", ".join(found)
 
     def _topic(self, device: Device) -> str:

@@ -8,6 +8,7 @@ import random
 import time
 from typing import Any, ClassVar
 
+from chaos.faults._each import of_each
 from chaos.faults._mqtt import MqttFault
 from chaos.faults.base import FaultError, Ground, Instant, register
 from chaos.proxies.mqtt import MqttWay
@@ -34,7 +35,7 @@ class MqttTakeover(Instant, MqttFault):
 
     def __init__(self, ground: Ground, use: FaultUse, given: Any, chance: random.Random) -> None:
         super().__init__(ground, use, given, chance)
-        self.thrown_off: list[str] = []
+        self.thrown_off: dict[str, list[str]] = {}
 
     async def begin(self) -> None:
         for device, way in self.ways():
@@ -65,7 +66,9 @@ class MqttTakeover(Instant, MqttFault):
         ]
         if lost:
             after_ms = round((time.monotonic() - began) * 1000)
-            self.thrown_off.append(f"{device.client_id} lost its connection after {after_ms} ms")
+            self.thrown_off[device.client_id] = [
+                f"{device.client_id} lost its connection after {after_ms} ms"
+            ]
 
     async def fired(self) -> str:
-        return ", ".join(self.thrown_off)
+        return of_each(self.ground.chosen(self.use.device), self.thrown_off, ", ")

@@ -17,7 +17,7 @@ class CorruptedLayer(LayerFault):
 
     def act(self) -> Act:
         """See the base."""
-        return Corrupted()
+        return Corrupted(self.chance.getrandbits(64))
 
     def told(self, handle: Handle) -> str:
         """See the base."""

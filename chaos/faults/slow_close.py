@@ -14,14 +14,15 @@ from chaos.scenario.quantities import Duration
 if TYPE_CHECKING:
     from chaos.proxies.watch import Seen
 
-EARLY_S = 0.002
+PART = 0.5
+"""Of the delay. Both sides may end at nearly the same time: then less than all of it lies after the client's end."""
 
 
 class SlowCloseParams(Params):
     """How late."""
 
-    delay: Annotated[Duration, Field(gt=0)]
-    """How much later."""
+    delay: Annotated[Duration, Field(ge=100)]
+    """How much later, at least 100ms."""
 
 
 @register
@@ -30,7 +31,9 @@ class SlowClose(ToxicFault):
 
     name: ClassVar[str] = "slow-close"
     about: ClassVar[str] = "The end of a connection is told to the other side only so much later, both ways."
-    shown_by: ClassVar[str] = "an end that took at least the delay"
+    shown_by: ClassVar[str] = (
+        "a client that had ended, and whose end was answered only after half of the delay or more"
+    )
     params: ClassVar[type[Params]] = SlowCloseParams
     given: SlowCloseParams
 
@@ -38,8 +41,9 @@ class SlowClose(ToxicFault):
         return [Wanted("slow_close", {"delay": self.given.delay}, ("upstream", "downstream"))]
 
     def proof(self, seen: Seen) -> str:
-        if not seen.ends or seen.slowest_end_s < self.given.delay / 1000 - EARLY_S:
+        if not seen.client_ends or seen.slowest_end_s < self.given.delay / 1000 * PART:
             return ""
         return (
-            f"{several(len(seen.ends), 'connection')} ended late, one of them after {ms(seen.slowest_end_s)}"
+            f"{several(seen.client_ends, 'connection')} that the client had ended ended late, "
+            f"one of them after {ms(seen.slowest_end_s)}"
         )

@@ -1,8 +1,13 @@
-"""What users of the API see: each device's last job, asked again and again the way they ask."""
+"""What users of the API see: every job that was ordered, asked again and again the way they ask.
+
+What it cannot learn it does not write: the end of a device's last job is what the service said when it was asked last,
+never what it had said before.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 import httpx
@@ -11,6 +16,10 @@ from chaos.history import Recorder
 from reference.core.job import JobStatus
 
 EVERY_S = 0.05
+ENDED_EVERY_S = 1.0
+"""Jobs that have ended, and are not their device's last, are asked for so often: an end must not change."""
+FINAL_S = 3.0
+"""In the end the service is asked again for so long, while it does not answer."""
 TERMINAL = frozenset(status.value for status in JobStatus if status.terminal)
 
 
@@ -31,7 +40,8 @@ class ApiObserver:
         self._every_s = every_s
         self._before = {job_id for ids in jobs.values() for job_id in ids}
         self._seen: dict[str, tuple[object, ...]] = {}
-        self._last: dict[str, dict[str, object]] = {}
+        self._asked: dict[str, float] = {}
+        self._gone: set[str] = set()
         self._ended: set[str] = set()
         self._reachable = True
         self._task: asyncio.Task[None] | None = None
@@ -41,22 +51,38 @@ class ApiObserver:
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
-        """Ask once more, write how each device's last job stands, and end."""
+        """Ask for every job once more, write how each device's last job stands now, and end.
+
+        A last job that the service does not answer for any more has no end.
+        """
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._round()
-        for device, ids in self._jobs.items():
-            new = [job_id for job_id in ids if job_id not in self._before]
-            if new and new[-1] in self._last:
-                self._recorder.record("api", "end", device, job=self._last[new[-1]])
+        answers = await self._final()
+        for device, job_id in dict(self._open()).items():
+            if job_id in answers:
+                self._recorder.record("api", "end", device, job=answers[job_id])
+
+    async def _final(self) -> dict[str, dict[str, object]]:
+        """Every job as it stands now; one that the service does not answer for is asked for again, but not for long."""
+        answers: dict[str, dict[str, object]] = {}
+        left, until = self._open(), time.monotonic() + FINAL_S
+        while left:
+            device, job_id = left.pop(0)
+            if (found := await self._ask(device, job_id)) is not None:
+                answers[job_id] = found
+            elif job_id not in self._gone and time.monotonic() < until:
+                left.append((device, job_id))
+                await asyncio.sleep(self._every_s)
+        return answers
 
     def all_ended(self) -> bool:
         """Whether every job that was ordered since the start has ended, as far as was seen."""
         return all(job_id in self._ended for _, job_id in self._open())
 
     def _open(self) -> list[tuple[str, str]]:
-        return [(device, j) for device, ids in self._jobs.items() for j in ids if j not in self._before]
+        # Other threads ask whether all has ended, while orders are given.
+        return [(device, j) for device, ids in list(self._jobs.items()) for j in ids if j not in self._before]
 
     async def _run(self) -> None:
         while True:
@@ -64,32 +90,54 @@ class ApiObserver:
             await asyncio.sleep(self._every_s)
 
     async def _round(self) -> None:
-        last = {device: ids[-1] for device, ids in self._jobs.items() if ids}
-        for device, job_id in self._open():
-            # A job's end is final: it is asked again only while it is the device's last, to see that it is.
-            if job_id not in self._ended or last.get(device) == job_id:
+        jobs = self._open()
+        last = dict(jobs)
+        for device, job_id in jobs:
+            # A job's end is final: whether it is, is seen at once on the device's last, and soon on the others.
+            old = job_id in self._ended and last[device] != job_id
+            if not old or time.monotonic() - self._asked[job_id] >= ENDED_EVERY_S:
                 await self._ask(device, job_id)
 
-    async def _ask(self, device: str, job_id: str) -> None:
+    async def _ask(self, device: str, job_id: str) -> dict[str, object] | None:
+        """The job as the service shows it now; None when it does not."""
+        self._asked[job_id] = time.monotonic()
         try:
             answer = await self._api.get(f"/api/v1/jobs/{job_id}")
             found = answer.json() if answer.status_code == httpx.codes.OK else None
         except (httpx.HTTPError, ValueError) as error:
             self._note(False, repr(error))
-            return
+            return None
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            self._note(True, "")
+            self._lost(device, job_id)
+            return None
         if not isinstance(found, dict):
             self._note(False, f"HTTP {answer.status_code}")
-            return
+            return None
         self._note(True, "")
-        self._last[job_id] = found
+        self._gone.discard(job_id)
+        self._changed(device, job_id, found)
+        return found
+
+    def _changed(self, device: str, job_id: str, found: dict[str, object]) -> None:
         now = tuple(str(found.get(key)) for key in ("status", "phase", "outcome", "reason"))
         if self._seen.get(job_id) != now:
             self._seen[job_id] = now
-            shown = {k: found.get(k) for k in ("jobId", "generation", "status", "phase", "outcome", "reason")}
-            self._recorder.record("api", "job", device, **shown)
+            self._recorder.record(
+                "api", "job", device, jobId=found.get("jobId"), generation=found.get("generation"),
+                status=found.get("status"), phase=found.get("phase"), outcome=found.get("outcome"),
+                reason=found.get("reason"),
+            )  # fmt: skip
         if found.get("status") in TERMINAL and job_id not in self._ended:
             self._ended.add(job_id)
             self._recorder.record("api", "ended", device, jobId=job_id, status=found.get("status"))
+
+    def _lost(self, device: str, job_id: str) -> None:
+        """The service took the order, and does not know the job."""
+        if job_id not in self._gone:
+            self._gone.add(job_id)
+            self._seen.pop(job_id, None)  # Should it come back, that is a change.
+            self._recorder.record("api", "job-gone", device, jobId=job_id)
 
     def _note(self, reachable: bool, what: str) -> None:
         if reachable != self._reachable:

@@ -57,10 +57,12 @@ class Outage:
     began: float
     """time.monotonic()."""
     ended: float | None = None
+    witness: bool = False
+    """Whether a file was written as the power went, and not synced."""
     dead_disk: bool = False
     """The disk answered EIO."""
     lost: bool | None = None
-    """Whether a file that was written just before, and not synced, was gone at the boot; None: nobody looked yet."""
+    """Whether that file was gone at the boot; None: nobody looked yet, or it could not be written."""
 
     def told(self) -> str:
         """In words, with numbers."""
@@ -211,15 +213,17 @@ class Power:
 
     def _cut(self, disk: Disk) -> Outage:
         stopped = stand_still(self.processes)
-        began = time.monotonic()
+        outage = Outage("cut", len(stopped), time.monotonic())
         try:
-            # Nobody syncs any more, so whether it survives says whether this was a cut.
+            # Nobody syncs any more, so whether it survives says whether this was a cut. A full disk takes none.
             with contextlib.suppress(OSError):
                 (disk.at / _WITNESS).write_bytes(_WORDS)
+                outage.witness = True
             disk.cut()
         finally:
             self._kill_all(stopped)
-        return Outage("cut", len(stopped), began, dead_disk=_is_dead(disk.at))
+        outage.dead_disk = _is_dead(disk.at)
+        return outage
 
     def _kill_all(self, known: set[int] | None = None) -> set[int]:
         """SIGKILL until nothing of the device is left. Raises FaultError."""
@@ -259,15 +263,15 @@ class Power:
             self._disk.release()
 
     def _look_for_witness(self) -> bool | None:
-        """Whether what was written as the power went is gone; None when this was no cut."""
-        if self.outages[-1].how != "cut":
+        """Whether what was written as the power went is gone; None when nothing was: no cut, or no room for it."""
+        outage, witness = self.outages[-1], self.device.root / _WITNESS
+        if outage.how != "cut":
             return None
-        witness = self.device.root / _WITNESS
-        with contextlib.suppress(FileNotFoundError):
-            kept = witness.read_bytes() == _WORDS
+        lost = True
+        with contextlib.suppress(OSError):
+            lost = witness.read_bytes() != _WORDS
             witness.unlink()
-            return not kept
-        return True
+        return lost if outage.witness else None
 
     # ---- and besides
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from chaos.faults.base import FaultError
+from reference.stack.box import is_started_by_us
 
 STOP_S = 10.0
 _STANDING = frozenset("tTZXD")
@@ -23,7 +24,7 @@ def alive(pid: int) -> bool:
 def family(marker: bytes, also: Iterable[int] = ()) -> set[int]:
     """Living processes that have `marker` on their command line, and `also` these; and all that descend from them.
 
-    One quick look: whoever stops a device waits for it.
+    `marker`: a folder, with a `/` at its end. Strangers who only look into it are not among them. One quick look: whoever stops a device waits for it.
     """
     parents: dict[int, int] = {}
     new = set(also)
@@ -33,7 +34,7 @@ def family(marker: bytes, also: Iterable[int] = ()) -> set[int]:
             if state in ("", "Z", "X"):
                 continue
             parents[int(name)] = parent
-            if marker in _read(f"/proc/{name}/cmdline"):
+            if marker in _read(f"/proc/{name}/cmdline") and is_started_by_us(int(name), marker):
                 new.add(int(name))
     new &= set(parents)
     found = set[int]()

@@ -112,8 +112,10 @@ class Seen:
     """The burst that came in most pieces."""
     fastest: Burst | None = None
     """The burst with the most bytes in a second, of those that lasted 50 ms."""
+    client_ends: int = 0
+    """Connections that the client had ended before the far side did."""
     slowest_end_s: float = 0.0
-    """The longest that an end took: from the client's own end to the far side's, or from the last byte back."""
+    """The longest that such an end took: from the client's own to the far side's."""
 
 
 @dataclass(slots=True)
@@ -130,6 +132,7 @@ class _Tally:
     exchanges: int = 0
     quickest_s: float = 0.0
     slowest_s: float = 0.0
+    client_ends: int = 0
     slowest_end_s: float = 0.0
     pieces: int = 0
     largest_piece: int = 0
@@ -220,8 +223,9 @@ class Watch:
         self._tally.half_closes += 1
 
     def far_ended(self, connection: Connection, now: float) -> None:
-        since = connection.client_ended if connection.client_ended is not None else connection.last_got
-        if since is not None:
+        # A far side that ends first may have waited for anything: only an answer to an end tells of an end.
+        if (since := connection.client_ended) is not None:
+            self._tally.client_ends += 1
             self._tally.slowest_end_s = max(self._tally.slowest_end_s, now - max(since, self.began))
         pending = self._pending.get(connection)
         if pending is not None and len(self._ends) < ENDS_KEPT:

@@ -28,6 +28,8 @@ from reference.core.model import Outcome, Phase
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=80)]
 VersionName = Annotated[str, Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$")]
 Device = Annotated[int, Field(ge=1, le=50)]
+LEAST_MEMORY = 16
+"""MiB: with less no client starts, and with less than 6 Docker refuses it."""
 
 
 def _kebab(name: str) -> str:
@@ -255,20 +257,25 @@ class Bench(Part):
     """The embedded one, or Mosquitto."""
     database: Literal["sqlite", "postgresql"] = "sqlite"
     """The service's: a file, or a PostgreSQL of the run's own."""
-    registry: Literal["embedded", "distribution"] = "embedded"
-    """Ours, or Debian's docker-registry."""
     network: Literal["host", "bridge"] = "host"
     """Of the client, under Docker."""
     begins: VersionName | None = "1.0.0"
     """What runs before the method; null: nothing was ever installed."""
     versions: tuple[VersionSpec, ...] = ()
     """Those that are not simply good; every other one that is named is."""
-    limits: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    limits: dict[str, Annotated[int, Field(ge=1, le=2**31)]] = Field(default_factory=dict)
     """Bounds of the updater that differ, by name: reference/core/limits.py."""
     pull_watchdog: Duration | None = None
     """How long a pull may be silent."""
     memory: Annotated[int, Field(ge=0, le=4096)] = 0
-    """MiB that a container may take, under Docker; 0: as much as there is."""
+    """MiB that a container may take, under Docker, 16 or more; 0: as much as there is."""
+
+    @field_validator("memory")
+    @classmethod
+    def _enough(cls, memory: int) -> int:
+        if 0 < memory < LEAST_MEMORY:
+            raise ValueError(f"{memory} MiB are too little for any client: at least {LEAST_MEMORY}")
+        return memory
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -405,7 +412,7 @@ class Scenario(Part):
     method: Annotated[tuple[Item, ...], Field(min_length=1)]
     """What is done: actions in their turn, faults and whatever has a `when` at its moment."""
     rollbacks: tuple[Action, ...] = ()
-    """Done after the method, however it went; every fault is healed before."""
+    """Done after the method, in their turn, however it went; every fault is healed before. None waits for anything."""
     expect: Expect = Expect()
 
     @property
@@ -422,10 +429,11 @@ class Scenario(Part):
 
     @model_validator(mode="after")
     def _hangs_together(self, info: ValidationInfo) -> Self:
+        from chaos.scenario.deeds import untimely
         from chaos.scenario.sense import dangling
 
         # Whoever reads a file asks by itself, and for all of it: it knows the lines.
         later = isinstance(info.context, dict) and info.context.get("sense") == "later"
-        for wrong in () if later else dangling(self):
+        for wrong in () if later else (*dangling(self), *untimely(self)):
             raise ValueError(f"{wrong.what}. {wrong.todo}".strip())
         return self

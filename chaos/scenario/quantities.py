@@ -5,6 +5,7 @@ A range is drawn from the run's seed when the run is planned: the same seed give
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,13 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 DURATION = rf"^{_NUMBER}(ms|s|min|h)$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)$"
 FRACTION = r"^(?:100(?:\.0+)?|[0-9]{1,2}(?:\.[0-9]+)?)%$"
+LONGEST_H = 1_000
+LARGEST_GIB = 1_024
+"""Whatever is longer or larger was meant to be something else."""
+_LONGEST_MS = LONGEST_H * _UNITS_MS["h"]
+_LARGEST_BYTES = LARGEST_GIB * _UNITS_BYTES["GiB"]
+_DIGITS = 40
+"""So many may be written: of more, nobody needs the value."""
 _PLACES = 6
 """Of a fraction: more is not kept."""
 
@@ -35,7 +43,10 @@ def duration_ms(text: object) -> int:
     found = re.fullmatch(rf"({_NUMBER})(ms|s|min|h)", text) if isinstance(text, str) else None
     if found is None:
         raise ValueError(f"{_unlike(text, 'duration', 'ms')}; write 300ms, 1.5s, 10min or 1h")
-    return round(float(found[1]) * _UNITS_MS[found[2]])
+    value = float(found[1]) * _UNITS_MS[found[2]] if len(found[1]) <= _DIGITS else math.inf
+    if value > _LONGEST_MS:
+        raise ValueError(f"{_short(text)} is too long: at most {LONGEST_H}h")
+    return round(value)
 
 
 def size_bytes(text: object) -> int:
@@ -43,26 +54,42 @@ def size_bytes(text: object) -> int:
     found = re.fullmatch(r"([0-9]+)(B|KiB|MiB|GiB)", text) if isinstance(text, str) else None
     if found is None:
         raise ValueError(f"{_unlike(text, 'size', 'KiB')}; write 100B, 64KiB or 8MiB")
-    return int(found[1]) * _UNITS_BYTES[found[2]]
+    value = int(found[1]) * _UNITS_BYTES[found[2]] if len(found[1]) <= _DIGITS else math.inf
+    if value > _LARGEST_BYTES:
+        raise ValueError(f"{_short(text)} is too large: at most {LARGEST_GIB}GiB")
+    return int(value)
 
 
 def _unlike(text: object, what: str, unit: str) -> str:
     """What is wrong with it; a number only lacks its unit."""
-    bare = str(text).strip()
+    bare = _short(text).strip()
     if not isinstance(text, bool) and re.fullmatch(_NUMBER, bare):
         return f"{bare} has no unit, such as {bare}{unit}"
-    return f"{text!r} is no {what}"
+    return f"{_quoted(text)} is no {what}"
+
+
+def _short(text: object) -> str:
+    """As it is written, but no page of digits."""
+    try:
+        said = str(text)
+    except ValueError:  # of an integer that Python does not write out
+        return "a number of thousands of digits"
+    return said if len(said) <= _DIGITS else f"{said[:_DIGITS]}..."
+
+
+def _quoted(text: object) -> str:
+    return repr(_short(text)) if isinstance(text, str) else _short(text)
 
 
 def fraction(text: object) -> float:
     """`50%` -> 0.5, a number from 0 to 1 as it is. Raises ValueError."""
     value: float | None = None
     if isinstance(text, int | float) and not isinstance(text, bool):
-        value = float(text)
+        value = float(text) if 0 <= text <= 1 else None
     elif isinstance(text, str) and (found := re.fullmatch(rf"({_NUMBER})%", text)):
         value = float(found[1]) / 100
     if value is None or not 0 <= value <= 1:
-        raise ValueError(f"{text!r} is no fraction: write 50%, or a number from 0 to 1")
+        raise ValueError(f"{_quoted(text)} is no fraction: write 50%, or a number from 0 to 1")
     return round(value, _PLACES)
 
 

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from chaos.scenario.model import (
     Action,
     FaultUse,
+    Happening,
     Link,
     Scenario,
     Update,
@@ -26,6 +27,7 @@ from reference.core.limits import Limits
 from reference.core.model import Outcome
 
 Path = tuple[str | int, ...]
+_PULL = Happening.PULL_BEGINS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def dangling(scenario: Scenario) -> list[Wrong]:
 
 def impossible(scenario: Scenario) -> list[Wrong]:
     """What the bench cannot be, and what can never come of the method."""
-    return [*_bench(scenario), *_times(scenario), *_expectations(scenario)]
+    return [*_bench(scenario), *_times(scenario), *_unheard(scenario), *_expectations(scenario)]
 
 
 def meant(word: str, known: Iterable[str], otherwise: str = "") -> str:
@@ -147,6 +149,21 @@ def _times(scenario: Scenario) -> Iterator[Wrong]:
         if when.time is not None and when.time.high_ms >= scenario.time_limit:
             what = f"{when.time} is not before the method's time limit, {duration_text(scenario.time_limit)}"
             yield Wrong((*path, "time"), what, "Say a longer `time-limit`.")
+
+
+def _unheard(scenario: Scenario) -> Iterator[Wrong]:
+    """What is said of a moment that cannot be told of it, and would be passed over."""
+    for path, item, when in _moments(scenario):
+        pull = "pulled" if when.pulled is not None else "pull-begins" if when.event is _PULL else ""
+        what = pull or ("time" if when.time is not None else "")
+        if what and when.device is not None:
+            why = "the registry cannot tell devices apart" if pull else "a time is of no device"
+            yield Wrong((*path, "device"), f"{what} takes no device: {why}", "Leave it out.")
+        elif pull and scenario.bench.devices > 1 and getattr(item, "device", None) is not None:
+            todo = "Say a `phase` or a `time`, or leave the device out."
+            yield Wrong(path, f"{what} is of any device's pull: the registry cannot tell devices apart", todo)
+        if what in ("pulled", "time") and when.nth != 1:
+            yield Wrong((*path, "nth"), f"{what} takes no nth: it comes once", "Leave it out.")
 
 
 _BACK = (Outcome.ROLLED_BACK, Outcome.ROLLBACK_FAILED)

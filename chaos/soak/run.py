@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chaos.dump import dump
-from chaos.lanes import end, end_of_log, play_file, spawn, sweep
+from chaos.lanes import end, end_of_log, play_file, spawn
+from chaos.leftovers import SOAK, scratch, sweep_abandoned
 from chaos.load import load
 from chaos.runner import Options
 from chaos.scenario import Scenario
@@ -49,17 +50,14 @@ async def soak(
     Raises InputError when something cannot be written; ServiceError when the bench does not stand, or the soak ended
     without a result.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="blackstart-soak-"))
-    try:
-        result, files = await _played(wanted, options, tell, scratch)
+    await sweep_abandoned()
+    async with scratch(SOAK) as given:
+        result, files = await _played(wanted, options, tell, given)
         if result.violations:
             kept = folder if folder is not None else Path()
-            await asyncio.to_thread(_keep, scratch, kept, result)
+            await asyncio.to_thread(_keep, given, kept, result)
             result.scenarios = await _shrunk(files, kept, result, options, tell, bounds)
         return result
-    finally:
-        await sweep(scratch)
-        await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
 
 
 async def _played(

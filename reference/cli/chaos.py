@@ -128,7 +128,10 @@ def schema(
 def run(
     paths: Paths = None,
     seed: Annotated[
-        int | None, typer.Option(help="In place of each scenario's own: what is drawn is drawn from it.")
+        int | None,
+        typer.Option(
+            help="In place of each scenario's own: what is drawn is drawn from it.", min=0, max=2**63 - 1
+        ),
     ] = None,
     report: Annotated[
         Path | None,
@@ -164,7 +167,8 @@ def soak(
         float, typer.Option(help="How long, at least one round of about a minute.", min=0.1, max=10_000)
     ] = 10.0,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed draws the same faults. Default: a new one.", min=0)
+        int | None,
+        typer.Option(help="The same seed draws the same faults. Default: a new one.", min=0, max=2**63 - 1),
     ] = None,
     devices: Annotated[int, typer.Option(help="On the bench.", min=1, max=50)] = 20,
     report: Annotated[

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chaos.lanes import Kept, play_all, reasons
+from chaos.lanes import Kept, Tell, play_all, reasons
+from chaos.leftovers import sweep_abandoned
 from chaos.load import default_folder, load_all
 from chaos.report import write_all
 from chaos.result import Report, RunResult
@@ -39,6 +41,8 @@ def run(
     found = [path for path, _ in load_all(paths or [default_folder()])]
     if keep and report_folder is None:
         raise InputError("there is nowhere to keep it", where="--keep", todo="Give --report FOLDER, too.")
+    if report_folder is not None:
+        _make(report_folder)
     progress, told = Console(stderr=True), list[int]()
     try:
         with progress.status(f"{len(found)} to play") as line:
@@ -51,7 +55,7 @@ def run(
                 left = len(found) - len(ended)
                 line.update(f"{len(ended)} played, {left} to go: [bold]{name}[/bold]  {what}")
 
-            playing = play_all(found, Options(seed), tell, lanes, Kept(report_folder, keep))
+            playing = _play(found, Options(seed), tell, lanes, Kept(report_folder, keep))
             report = asyncio.run(unwinding(playing, told))
     except (asyncio.CancelledError, OSError):  # OSError: the terminal is gone, and the progress with it
         if not told:
@@ -59,15 +63,44 @@ def run(
         with contextlib.suppress(OSError):
             print("blackstart: interrupted", file=sys.stderr)
         return 128 + told[0]
-    if report_folder is not None:
-        write_all(report, report_folder, earlier)
+    unwritten = _written(report, report_folder, earlier) if report_folder is not None else ""
     if as_json:
         sys.stdout.write(report.to_json() + "\n")
     else:
         console = Console() if sys.stdout.isatty() else Console(width=120)
-        _show(console, report, report_folder)
+        _show(console, report, None if unwritten else report_folder)
+    if unwritten:
+        print(f"blackstart: {unwritten}", file=sys.stderr)
     code = report.exit_code()
-    return 3 if code == 0 and no_skips and report.count(Ended.SKIPPED) else code
+    if code == 0 and no_skips and report.count(Ended.SKIPPED):
+        return 3
+    return 2 if unwritten and code == 0 else code
+
+
+async def _play(paths: list[Path], options: Options, tell: Tell, lanes: int, kept: Kept) -> Report:
+    await sweep_abandoned()
+    return await play_all(paths, options, tell, lanes, kept)
+
+
+def _make(folder: Path) -> None:
+    """The folder of the reports, before anything is played for them. Raises InputError."""
+    todo = "Give --report another folder."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"cannot be made a folder: {error.strerror}"
+        raise InputError(what, where=str(folder), todo=todo) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError("cannot be written to", where=str(folder), todo=todo)
+
+
+def _written(report: Report, folder: Path, earlier: Path | None) -> str:
+    """Write the reports; why they could not be, where they could not: the table is shown all the same."""
+    try:
+        write_all(report, folder, earlier)
+    except OSError as error:
+        return f"{folder}: the reports cannot be written: {error}"
+    return ""
 
 
 def _show(console: Console, report: Report, folder: Path | None) -> None:

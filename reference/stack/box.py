@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,11 @@ CLIENT_GRACE_MS = 1_000
 GONE_S = 5.0
 """How long what was killed may take to be gone."""
 _POLL_S = 0.02
+_INTERPRETER = Path(sys.executable).resolve()
+_PROGRAMS = re.compile(
+    r"dockerd|containerd(-shim.*)?|docker-(init|proxy|registry)|runc|toxiproxy.*|mosquitto|postgres|pg_ctl|initdb|busybox"
+)
+"""What the parts of a stack and of a run are, beside Python: by the names of their files."""
 
 
 class Box(Protocol):
@@ -165,9 +172,30 @@ def commands() -> list[tuple[int, bytes]]:
 
 
 def on_command_line(folder: Path) -> list[int]:
-    """Living processes, but this one, that name something in `folder` on their command line."""
+    """Living processes, but this one, of a program that we start, that name something in `folder` on their command line.
+
+    Whoever only looks (`tail -f` of a log, an editor, a shell) is a stranger, and is not among them.
+    """
     marker, me = os.fsencode(f"{folder}/"), os.getpid()
-    return [pid for pid, command in commands() if marker in command and pid != me]
+    return [
+        pid
+        for pid, command in commands()
+        if marker in command and pid != me and is_started_by_us(pid, marker)
+    ]
+
+
+def is_started_by_us(pid: int, marker: bytes) -> bool:
+    """Whether its program is one that we start: our Python, a part of a stack, or what lies below `marker`, a folder."""
+    try:
+        program = os.readlink(b"/proc/%d/exe" % pid).removesuffix(b" (deleted)")  # noqa: PTH115 - bytes, and quick
+    except OSError:  # It is gone, or another user's.
+        return False
+    # runc protects itself from its containers by a copy in memory.
+    if program.startswith(b"/memfd:runc_cloned"):
+        return True
+    path = Path(os.fsdecode(program))
+    ours = path.parent == _INTERPRETER.parent and path.name.startswith("python")
+    return ours or program.startswith(marker) or _PROGRAMS.fullmatch(path.name) is not None
 
 
 async def kill_all(find: Callable[[], list[int]]) -> None:

@@ -111,6 +111,24 @@ async def test_whatever_was_said_to_be_on_the_disk_is_there_after_a_cut(folder: 
 
 @needs_power
 @alone
+async def test_where_nothing_could_be_written_nobody_knows_what_was_lost(folder: Path) -> None:
+    disk = Disk(folder / "disk.img", folder / "edge-1", SIZE_BYTES)
+    disk.format()
+    disk.mount()
+    one = device(folder)
+    (one.root / ".written-as-the-power-went").mkdir()  # It is in the way, as a full disk is.
+    power = Power(one, Guard(folder), disk)
+    await power.settle()
+    await power.cut()
+    await power.boot()
+    assert power.outages[-1].dead_disk
+    assert power.outages[-1].lost is None
+    assert "lost" not in power.outages[-1].told()
+    disk.release()
+
+
+@needs_power
+@alone
 async def test_a_kill_loses_nothing_and_a_shutdown_is_clean(folder: Path) -> None:
     disk = Disk(folder / "disk.img", folder / "edge-1", SIZE_BYTES)
     disk.format()

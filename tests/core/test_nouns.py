@@ -183,7 +183,9 @@ def test_history_and_agreement() -> None:
     assert invariants.one_install_per_generation([1, 2, 5]) == []
     trial, end = (Phase.SWITCHING, 4), (Phase.IDLE, None)
     told = [(Phase.STAGED, 4), trial, trial, (Phase.VERIFYING, 4), end, (Phase.SWITCHING, None), end, trial]
-    assert invariants.switched(told) == [4, 4], "a boot within a trial is not another switch, a second trial is"
+    assert invariants.switched(told) == [4, 4], (
+        "a boot within a trial is not another switch, a second trial is"
+    )
     assert seen(invariants.one_install_per_generation([1, 1])) == {"one_install_per_generation"}
     done = Job("j", 1, JobStatus.SUCCEEDED, outcome=Outcome.SUCCEEDED)
     assert invariants.terminal_is_final(Job("j", 1), done) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -97,11 +98,14 @@ class Truncated(Act):
 
 @dataclass(frozen=True, slots=True)
 class Corrupted(Act):
-    """One bit of one byte is another, at a place that the rule's chance draws. Its handle counts bytes."""
+    """One bit of one byte is another, at a place that the seed draws for each digest: whichever of several layers comes
+    first, each gets its own. Its handle counts bytes."""
+
+    seed: int = 0
 
     async def body(self, chunks: AsyncIterator[bytes], turn: Turn) -> AsyncIterator[bytes]:
         """See the base."""
-        chance = turn.handle.chance
+        chance = random.Random(f"{self.seed}:{turn.asked.reference}")  # noqa: S311 - repeatable, no secret
         where, bit = place(turn.size, chance.random()), 1 << chance.randrange(8)
         async for before, rest, first in _parted(chunks, where):
             if before:

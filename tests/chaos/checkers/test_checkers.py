@@ -172,6 +172,18 @@ CASES: Mapping[str, Shown] = {
         .case(),
         lambda: quiet().add(1.5, "hostile", "knocked", who="a stranger").case(),
     ),
+    "nothing-got-out": Shown(
+        lambda: quiet()
+        .add(1.5, "hostile", "lured", path="/run/escaped")
+        .add(2.6, "hostile", "stayed-in", path="/run/escaped")
+        .case(),
+        lambda: quiet()
+        .add(1.5, "hostile", "lured", path="/run/escaped")
+        .add(1.6, "hostile", "got-out", path="/run/escaped")
+        .add(2.6, "hostile", "stayed-in", path="/run/escaped")
+        .case(),
+        lambda: quiet().add(1.5, "hostile", "lured", path="/run/escaped").case(),
+    ),
     "never-two-active": Shown(
         lambda: succeeded().case(),
         lambda: succeeded().having("containers", "end", world=world(container(OLD), container(NEW))).case(),

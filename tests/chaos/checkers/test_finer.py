@@ -18,6 +18,7 @@ from tests.chaos.checkers.builder import (
     JOB,
     NEW,
     OLD,
+    SETUP,
     UPDATE,
     WALL_MS,
     Run,
@@ -67,6 +68,85 @@ def test_nothing_before_a_first_install_is_no_downtime() -> None:
     assert verdict("runs", case) is Verdict.PASS
     never = run.without("probe", "good").case(scenario(bench={"begins": None}))
     assert downtime_ms(never, EDGE) is None
+
+
+def blinded(run: Run, t: float, ms: object, **more: object) -> Run:
+    """From `t` on the probe could not ask for a while."""
+    return run.add(t, "probe", "gap", EDGE, **{"ms": ms, "every_ms": 5, **more})
+
+
+def longer(run: Run) -> Run:
+    """The same run with ten more seconds in the end, for what does not fit into the usual ones."""
+    for observer in ("probe", "processes"):
+        run.moved(observer, "end", 12.5)
+    return run
+
+
+@pytest.mark.parametrize("name", ["observed", "downtime", "untouched"])
+def test_nobody_knows_what_happened_while_nobody_asked(name: str) -> None:
+    def judged(run: Run) -> Verdict:
+        return verdict(name, run.case(scenario(expect={"downtime": "1s", "untouched": True})))
+
+    def passes(run: Run) -> bool:
+        return judged(run) is Verdict.PASS
+
+    assert passes(longer(quiet()))
+    assert judged(blinded(longer(quiet()), 3.0, 2000)) is Verdict.UNKNOWN
+    assert passes(blinded(longer(quiet()), 3.0, 900)), "machines are slow at times"
+    assert passes(blinded(longer(quiet()), 3.0, 1900, every_ms=100)), "asked only every now and then"
+    assert judged(blinded(longer(quiet()), 3.0, 2100, every_ms=100)) is Verdict.UNKNOWN
+    assert passes(blinded(longer(quiet()), -2.0, 3100)), "before the method"
+    assert judged(blinded(longer(quiet()), -2.0, 4300)) is Verdict.UNKNOWN, "and into it"
+    assert judged(blinded(longer(quiet()), 3.0, "long")) is Verdict.UNKNOWN
+
+
+def test_when_nobody_asked_is_said() -> None:
+    found = told("observed", blinded(longer(quiet()), 3.0, 2000).case())
+    assert (
+        found.measured
+        == "0 devices observed to the end; edge-1: nobody asked the client for 2000 ms from 3.000 s on"
+    )
+
+
+def test_what_was_seen_to_be_wrong_stays_wrong_though_nobody_asked_for_a_while() -> None:
+    run = blinded(longer(succeeded()), 4.0, 2000)
+    assert verdict("downtime", run.case(scenario(expect={"downtime": "79ms"}))) is Verdict.FAIL
+    assert verdict("downtime", run.case(scenario(expect={"downtime": "80ms"}))) is Verdict.UNKNOWN
+    assert verdict("downtime", run.case()) is Verdict.UNKNOWN, "there is no measure of it"
+    assert verdict("untouched", run.case(scenario(expect={"untouched": True}))) is Verdict.FAIL
+    moved = blinded(longer(quiet()), 4.0, 2000).add(2.0, "processes", "count", EDGE, n=1, pids=[12])
+    assert verdict("untouched", moved.case(scenario(expect={"untouched": True}))) is Verdict.FAIL
+
+
+def test_an_outage_that_the_observer_slept_through_is_nobodys_fault() -> None:
+    """Its probe failed as it was stopped itself; the client may have been well all the time."""
+    run = longer(quiet()).add(4.0, "probe", "bad", EDGE).add(6.0, "probe", "good", EDGE, version=OLD)
+    strict = scenario(expect={"downtime": "100ms", "untouched": True})
+    for name in ("downtime", "untouched"):
+        assert verdict(name, run.case(strict)) is Verdict.FAIL
+    blinded(run, 4.0, 2000)
+    for name in ("downtime", "untouched"):
+        assert verdict(name, run.case(strict)) is Verdict.UNKNOWN
+
+
+def test_a_rollback_that_the_observer_slept_through_is_unknown() -> None:
+    run = longer(rolled_back()).moved("probe", "good", 3.9, lambda e: e.t > 1.0)
+    strict = scenario(expect={"rollback": "300ms"})
+    assert verdict("rollback", run.case(strict)) is Verdict.FAIL
+    assert verdict("rollback", blinded(run, 2.1, 1800).case(strict)) is Verdict.UNKNOWN
+    assert verdict("rollback", run.case(scenario(expect={"rollback": "199ms"}))) is Verdict.FAIL
+    assert verdict("rollback", run.case(scenario(expect={"rollback": "2s"}))) is Verdict.PASS
+
+
+def test_a_probe_that_died_has_not_observed() -> None:
+    run = succeeded().without("probe", "end").add(1.9, "probe", "died", EDGE, what="ValueError: nowhere")
+    found = told("observed", run.case())
+    assert found.verdict is Verdict.UNKNOWN
+    assert found.measured == "0 devices observed to the end; edge-1: the probe died of ValueError: nowhere"
+    for name in ("downtime", "rollback", "runs"):
+        assert verdict(name, run.case()) is Verdict.UNKNOWN, name
+    ended = succeeded().add(1.9, "probe", "died", EDGE, what="ValueError: nowhere")
+    assert verdict("observed", ended.case()) is Verdict.UNKNOWN
 
 
 def test_a_rollback_ends_with_the_old_version_not_with_any() -> None:
@@ -327,6 +407,23 @@ def test_what_the_service_gave_up_agrees_with_the_late_word() -> None:
     assert verdict("service-agrees", spoilt(gone).case()) is Verdict.FAIL
     late = spoilt({**gone, "lateOutcome": "succeeded"}).case()
     assert verdict("service-agrees", late) is Verdict.PASS
+
+
+def test_a_job_that_had_ended_is_not_lost() -> None:
+    run = succeeded().without("api", "end").add(2.4, "api", "job-gone", EDGE, jobId=JOB)
+    found = told("terminal-is-final", run.case())
+    assert (found.verdict, found.measured) == (Verdict.FAIL, "job job-1 was SUCCEEDED, and is gone")
+    assert verdict("service-agrees", run.case()) is Verdict.FAIL
+    back = succeeded().add(2.4, "api", "job-gone", EDGE, jobId=JOB)
+    assert verdict("terminal-is-final", back.case()) is Verdict.FAIL, "though it came back"
+
+
+def test_a_job_that_is_lost_before_its_end_is_none_that_the_service_agrees_on() -> None:
+    run = succeeded().add(1.27, "api", "job-gone", EDGE, jobId=JOB)
+    assert verdict("terminal-is-final", run.case()) is Verdict.PASS
+    assert verdict("service-agrees", run.case()) is Verdict.FAIL
+    others = succeeded().add(1.27, "api", "job-gone", EDGE, jobId=SETUP)
+    assert verdict("service-agrees", others.case()) is Verdict.PASS, "nobody has ordered it"
 
 
 def test_a_job_that_is_open_in_the_end_does_not_agree() -> None:

@@ -173,3 +173,8 @@ async def test_the_clock_of_the_agent_jumps_while_it_runs(folder: Path) -> None:
             assert await jump.fired() == ""
         assert made.device.agent.pid == agent, "it was never restarted"
         await made.answers("2.0.0")
+        jump = made.fault("clock-jumped", {"by": "2h"})
+        await jump.begin()
+        await made.device.agent.kill()
+        assert await jump.fired() == "", "without an agent nobody's clock has jumped"
+        await jump.heal()

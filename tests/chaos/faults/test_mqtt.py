@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chaos.faults import all_faults
-from chaos.faults._mqtt import Kind, Which, streams
+from chaos.faults._mqtt import Kind, ToxicMqttFault, Which, streams
 from chaos.faults.base import Family, Fault, FaultError
 from chaos.proxies.mqtt import MqttProxy, Stream
 from reference.broker.capabilities import Kind as Broker
@@ -107,8 +107,13 @@ async def test_drop(place: Place) -> None:
     await place.way.service.publish(REPLY, b"comes")
     assert (await place.way.heard(place.way.device)).payload == b"comes"
     assert await dropping.fired() == "d1: 1 packet dropped (PUBLISH, command)"
+    assert isinstance(dropping, ToxicMqttFault)
+    other = Device(TENANT, "d2", place.ground.folder / "d2", 0, ProcessBox)
+    dropping.hurt.append((other, place.way.way, place.way.way.add_toxic(dropping.orders()[0])))
+    assert await dropping.fired() == "", "the other device has lost nothing"
     await dropping.heal()
     await dropping.heal()
+    dropping.hurt.pop()
     assert place.way.way.toxics == ()
     assert await dropping.fired() != "", "what has happened has happened"
 

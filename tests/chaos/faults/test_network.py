@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from chaos.faults import all_faults
-from chaos.faults._network import NetworkFault
+from chaos.faults._network import NetworkFault, ToxicFault
 from chaos.faults.base import Family, Fault, FaultError, Need, Wants, checked
 from chaos.faults.flapping import Flapping
+from chaos.proxies.watch import End, Seen
 from chaos.scenario.model import FaultUse, Link
 from reference.core.errors import InputError
 from tests.chaos.faults.network_ground import NetworkGround, fault_on, ground_in
@@ -199,23 +200,27 @@ async def test_bandwidth(tmp_path: Path) -> None:
 async def test_slow_close(tmp_path: Path) -> None:
     async def meets(port: int) -> None:
         async with client_of(port) as client:
-            await client.send(b"?")
-            assert await client.rest() == (b"done", "end")
-
-    told = await fires(tmp_path, "slow-close", FarEnd.sends(b"done"), meets)
-    found = re.fullmatch(r"edge-1: 1 connection ended late, one of them after (\d+) ms", told)
-    assert found is not None
-    assert int(found[1]) >= 118
-
-
-async def test_slow_close_of_a_client_that_ends_first(tmp_path: Path) -> None:
-    async def meets(port: int) -> None:
-        async with client_of(port) as client:
             await client.asked(b"hello")
             client.writer.write_eof()
             assert (await client.rest()).how == "end"
 
-    assert "ended late" in await fires(tmp_path, "slow-close", FarEnd.echo(), meets)
+    told = await fires(tmp_path, "slow-close", FarEnd.echo(), meets)
+    found = re.fullmatch(
+        r"edge-1: 1 connection that the client had ended ended late, one of them after (\d+) ms", told
+    )
+    assert found is not None
+    assert int(found[1]) >= 118
+
+
+async def test_a_far_end_that_ends_first_shows_no_slow_close(tmp_path: Path) -> None:
+    """It may have waited for anything before it did."""
+
+    async def meets(port: int) -> None:
+        async with client_of(port) as client:
+            await client.send(b"?")
+            assert await client.rest() == (b"done", "end")
+
+    assert await fires(tmp_path, "slow-close", FarEnd.sends(b"done"), meets) == ""
 
 
 async def test_black_hole(tmp_path: Path) -> None:
@@ -229,12 +234,43 @@ async def test_black_hole(tmp_path: Path) -> None:
                 async with client_of(port) as new:
                     await new.send(b"anybody?")
                     await until(lambda: ground.ways[Link.DEVICE_BROKER][0].seen().sent == 19)
-                    told = await fault.fired()
+                    assert await fault.fired() == "", "any link is silent for a moment"
+                    async with asyncio.timeout(20):
+                        while not (told := await fault.fired()):  # noqa: ASYNC110
+                            await asyncio.sleep(0.02)
                     passage = ground.ways[Link.DEVICE_BROKER][0]
                     assert (passage.meter.open, passage.seen().ends) == (2, ()), "connections stay"
-            assert re.fullmatch(r"edge-1: 13 bytes were sent, and nothing came back for 0\.\d\d s", told)
+            assert re.fullmatch(r"edge-1: 13 bytes were sent, and nothing came back for \d+\.\d\d s", told)
             assert (await old.rest()).body == b"", "healing ends what was in it"
         assert far.received == b"before"
+
+
+SENT: dict[str, Any] = {"unanswered": 2, "sent": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "shown"),
+    [
+        ("black-hole", Seen(100.0, 100.4, **SENT), False),
+        ("black-hole", Seen(100.0, 104.0, **SENT), True),
+        ("black-hole", Seen(100.0, 104.0, **SENT, received=9, last_received=100.3), True),
+        ("black-hole", Seen(100.0, 104.0, **SENT, received=9, last_received=102.0), False),
+        ("black-hole", Seen(100.0, 104.0), False),
+        ("limit-data", Seen(0.0, 1.0, ends=(End(7, was_open=False),)), True),
+        ("limit-data", Seen(0.0, 1.0, ends=(End(8, was_open=False),)), False),
+        ("limit-data", Seen(0.0, 1.0, ends=(End(7 + (64 << 10), was_open=True),)), True),
+        ("limit-data", Seen(0.0, 1.0, ends=(End(8 + (64 << 10), was_open=True),)), False),
+        ("jitter", Seen(0.0, 1.0, exchanges=9, quickest_s=0.001, slowest_s=0.009), False),
+        ("jitter", Seen(0.0, 1.0, exchanges=9, quickest_s=0.001, slowest_s=0.017), True),
+        ("slow-close", Seen(0.0, 1.0, ends=(End(7, was_open=False),), slowest_end_s=0.5), False),
+        ("slow-close", Seen(0.0, 1.0, client_ends=1, slowest_end_s=0.059), False),
+        ("slow-close", Seen(0.0, 1.0, client_ends=1, slowest_end_s=0.061), True),
+    ],
+)
+def test_what_any_link_shows_is_no_proof(name: str, seen: Seen, shown: bool) -> None:
+    fault = fault_on(NetworkGround(), name, FAULTS[name])
+    assert isinstance(fault, ToxicFault)
+    assert bool(fault.proof(seen)) is shown
 
 
 async def test_reset(tmp_path: Path) -> None:
@@ -351,6 +387,7 @@ async def test_it_is_on_every_way_or_on_the_devices_own(tmp_path: Path) -> None:
         )
         async with in_force(everywhere):
             for port in (first, second, third):
+                assert await everywhere.fired() == "", "there is one whom it has not happened to"
                 async with client_of(port) as client:
                     assert await client.asked(b"late") >= 0.058
             told = await everywhere.fired()
@@ -389,7 +426,7 @@ async def test_a_server_that_dies_meanwhile_does_not_forget_the_fault(tmp_path: 
         (passage,) = ground.ways[Link.DEVICE_BROKER]
         first, second = (
             fault_on(ground, "latency", {"latency": "60ms"}),
-            fault_on(ground, "jitter", {"jitter": "20ms"}),
+            fault_on(ground, "jitter", {"jitter": "50ms"}),
         )
         async with in_force(first):
             await hurt(passage._server, hang=False)
@@ -426,9 +463,13 @@ def test_it_asks_for_its_link_and_for_what_has_to_be_there(name: str) -> None:
         ("latency", {}, "with.latency"),
         ("latency", {"latency": "0ms"}, "with.latency"),
         ("latency", {"latency": 5}, "with.latency"),
-        ("jitter", {"jitter": "5ms"}, "with.jitter"),
+        ("latency", {"latency": "19ms"}, "with.latency"),
+        ("latency", {"latency": "100ms", "jitter": "100ms"}, "with"),
+        ("latency", {"latency": "100ms", "jitter": "81ms"}, "with"),
+        ("jitter", {"jitter": "49ms"}, "with.jitter"),
         ("bandwidth", {"rate": "999B"}, "with.rate"),
-        ("slow-close", {"delay": "0s"}, "with.delay"),
+        ("bandwidth", {"rate": "51MiB"}, "with.rate"),
+        ("slow-close", {"delay": "99ms"}, "with.delay"),
         ("black-hole", {"timeout": "1s"}, "with.timeout"),
         ("slicer", {"size": "1B"}, "with.size"),
         ("slicer", {"size": "10B", "delay": "0ms"}, "with.delay"),

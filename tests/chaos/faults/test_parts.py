@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,18 @@ async def test_a_killed_client_is_gone_and_the_updater_brings_it_back(ground: St
     await one.heal()
     await until_rest(ground)
     assert ground.device.box.processes() != [before]
+
+
+@ON_STACK
+async def test_what_happened_to_one_of_two_devices_has_not_happened(ground: StandIn) -> None:
+    lonely = Device("acme", "edge-9", ground.folder / "edge-9", 1, ground.stack.box)
+    both = replace(ground, devices=(*ground.devices, lonely))
+    for name in ("agent-killed", "container-killed"):
+        one = fault(both, name, lasts="1h" if name == "agent-killed" else "")
+        await one.begin()
+        assert await one.fired() == "", name
+        await one.heal()
+    await until_rest(ground)
 
 
 @ON_STACK

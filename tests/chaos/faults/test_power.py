@@ -127,6 +127,7 @@ async def test_a_device_is_off_for_an_hour_of_its_own(folder: Path) -> None:
         await off.begin()
         assert not made.on
         assert made.device.box.processes() == []
+        assert await off.fired() == "", "nobody is there to say what time it is"
         await off.heal()
         await made.answers()
         said = await off.fired()

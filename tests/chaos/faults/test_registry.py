@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -15,9 +15,11 @@ import pytest
 import pytest_asyncio
 
 from chaos.faults import all_faults, fault_named
+from chaos.faults._registry import RuleFault
 from chaos.faults._registry_images import bomb
 from chaos.faults.base import Family, Fault, FaultError, Ground, Wants, checked
 from chaos.guard import Guard
+from chaos.history import Recorder
 from chaos.proxies.registry import RegistryFront
 from chaos.scenario.model import FaultUse
 from reference.core.errors import ImageError, InputError, Reason, RegistryError
@@ -46,6 +48,7 @@ class Small:
     front: RegistryFront
     guard: Guard
     api: httpx.AsyncClient | None = None
+    recorder: Recorder = field(default_factory=Recorder)
 
 
 def small(bench: RegistryBench) -> Ground:
@@ -179,8 +182,20 @@ async def test_a_slow_layer(bench: RegistryBench) -> None:
     assert ", by 0 ms" not in await fault.fired()
 
 
+async def test_a_layer_that_is_slow_for_a_moment_is_not(bench: RegistryBench) -> None:
+    """At a rate above what a layer has, it is the machine that takes its time."""
+    fault = made(small(bench), "registry-slow-layer", rate="50MiB")
+    await fault.begin()
+    await bench.pull()
+    assert isinstance(fault, RuleFault)
+    assert fault.handle is not None
+    assert fault.handle.hits
+    fault.handle.waited_s = 1.0
+    assert await fault.fired() == ""
+
+
 def _some_passed(bench: RegistryBench) -> bool:
-    return bench.front.pulls.progress("opc-client")[0] > 0
+    return bench.front.pulls.progress("opc-client")[0] > 500
 
 
 @pytest.mark.parametrize(
@@ -189,6 +204,7 @@ def _some_passed(bench: RegistryBench) -> bool:
         ("registry-error", {"kind": "ping"}),
         ("registry-truncated", {"at": 2}),
         ("registry-slow-layer", {"rate": "0B"}),
+        ("registry-slow-layer", {"rate": "51MiB"}),
         ("registry-corrupted", {"rate": "1KiB"}),
         ("registry-path-escape", {"way": "down"}),
     ],
@@ -340,8 +356,30 @@ async def test_an_escape(whole: Ground, tmp_path: Path, way: str) -> None:
         await pulled(whole, version, tmp_path / "store")
     assert caught.value.reason is Reason.IMAGE_UNSAFE
     assert (await fault.fired()).endswith("it was not written")
+    recorder = whole.recorder
     (whole.folder / f"escaped-{version}").touch()
+    recorder.record("run", "stopped")
+    assert told(recorder) == ["lured", "got-out"], "it is looked for to the end"
     assert "it WAS written" in await fault.fired()
+    recorder.record("run", "stopped")
+    assert told(recorder) == ["lured", "got-out"], "and said once"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_file_that_stays_in_is_looked_for_all_the_same(whole: Ground) -> None:
+    fault = made(whole, "registry-path-escape", version="2.0.0-never")
+    await fault.begin()
+    whole.recorder.record("run", "healed-all")
+    assert told(whole.recorder, "2.0.0-never") == ["lured"]
+    whole.recorder.record("run", "stopped")
+    assert told(whole.recorder, "2.0.0-never") == ["lured", "stayed-in"]
+
+
+def told(recorder: Recorder, of: str = "") -> list[str]:
+    """What the history says of files that want out, since the last of them was made."""
+    found = [event for event in recorder.history().of("hostile") if of in str(event.data["path"])]
+    since = max(index for index, event in enumerate(found) if event.event == "lured")
+    return [event.event for event in found[since:]]
 
 
 @pytest.mark.parametrize(

@@ -373,6 +373,7 @@ class ToxicContract:
         async with client_of(port) as client:
             await client.send(b"abcdefgh")
             await client.rest()
+        await far.ended.wait()  # Both of its ends are cut; the other one may hear of it later.
         assert far.received == b"abcd"
 
     async def test_bandwidth_holds_the_rate(self, api: Api, far: FarEnd) -> None:

@@ -124,6 +124,18 @@ async def test_what_is_done_to_a_body(bench: RegistryBench) -> None:
         assert (await client.get(path)).content == good
 
 
+async def test_each_digest_has_its_own_bit_whichever_comes_first(bench: RegistryBench) -> None:
+    digests = [bench.layer, bench.layout.manifest.config.digest]
+    found: list[dict[str, bytes]] = []
+    async with client_of(bench) as client:
+        for order, seed in ((digests, 1), (digests[::-1], 1), (digests, 2)):
+            handle = bench.front.add(Rule(Corrupted(seed), "blob"))
+            found.append({d: (await client.get(f"/v2/{NAME}/blobs/{d}")).content for d in order})
+            bench.front.remove(handle)
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
 async def test_a_stall_and_slowness_end_with_their_rule(bench: RegistryBench) -> None:
     path = f"/v2/{NAME}/blobs/{bench.layer}"
     good = bench.layout.blob(bench.layer).read_bytes()

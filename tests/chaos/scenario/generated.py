@@ -85,11 +85,34 @@ def uses(fault: type[Fault]) -> st.SearchStrategy[Keys]:
 faults = st.sampled_from([fault for fault in all_faults().values() if _usual(fault)]).flatmap(uses)
 
 
+def _tellable(item: Plain) -> None:
+    """Leave out of a moment what cannot be told of it: which device a pull is of, the n-th time of a time."""
+    assert isinstance(item, dict)
+    when = item.get("when", item.get("until"))
+    if not isinstance(when, dict):
+        return
+    pull = "pulled" in when or when.get("event") == Happening.PULL_BEGINS
+    if pull or "time" in when:
+        when.pop("device", None)
+    if "pulled" in when or "time" in when:
+        when.pop("nth", None)
+    if pull:
+        item.pop("device", None)
+
+
+def _done(method: list[Keys]) -> bool:
+    """Whether something is done: a method that only waits is refused."""
+    return any(item.get("action") != "wait" for item in method)
+
+
 @st.composite
 def files(draw: st.DrawFn) -> Keys:
     """A scenario as it stands in a file."""
-    method: list[Plain] = list(draw(st.lists(st.one_of(actions, faults), min_size=1, max_size=5)))
+    method: list[Plain] = list(
+        draw(st.lists(st.one_of(actions, faults), min_size=1, max_size=5).filter(_done))
+    )
     for number, item in enumerate(method):
+        _tellable(item)
         if isinstance(item, dict) and "fault" in item:
             item["name"] = f"{draw(names)}-{number}"
     bench = draw(
@@ -101,8 +124,7 @@ def files(draw: st.DrawFn) -> Keys:
                      snapshot=st.booleans(), window=durations, handover=st.sampled_from(["stop-first", "overlap"])),
                 max_size=2,
             ).map(lambda specs: [{"version": f"3.0.{n}", **spec} for n, spec in enumerate(specs)]),
-            limits=st.dictionaries(st.sampled_from(["boots", "poll_ms"]), st.integers(0, 9)),
-            registry=st.sampled_from(["embedded", "distribution"]),
+            limits=st.dictionaries(st.sampled_from(["boots", "poll_ms"]), st.integers(1, 9)),
         )
     )  # fmt: skip
     expect = draw(
@@ -119,7 +141,10 @@ def files(draw: st.DrawFn) -> Keys:
         some({}, description=st.one_of(text, st.just("two\nlines\n"), words), proves=titles, tags=st.lists(names, max_size=2),
              seed=st.integers(0, 2**63 - 1), fleet=some({}, devices=st.integers(1, 99), online=shares))
     )  # fmt: skip
-    rollbacks: list[Plain] = list(draw(st.lists(actions, max_size=2)))
+    rollbacks: list[Plain] = [
+        {key: value for key, value in action.items() if key != "when"}
+        for action in draw(st.lists(actions.filter(lambda action: action["action"] != "wait"), max_size=2))
+    ]
     return {
         "title": draw(titles), **more, "bench": bench, "method": method, "rollbacks": rollbacks, "expect": expect,
     }  # fmt: skip

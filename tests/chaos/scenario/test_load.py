@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from chaos.lines import read
 from chaos.load import load, load_all, problems, scenario_files
+from chaos.scenario import Scenario
 from chaos.scenario.model import FaultUse, Update
 from chaos.scenario.quantities import DurationRange
 from reference.core.errors import InputError, Reason
@@ -80,6 +83,14 @@ WRONG = [
     ("versions", "bench: {versions: [{version: a}, {version: a}]}", "bench: a version is there twice"),
     ("memory", "bench: {memory: 64}",
      "the process runtime does not bound what a client takes. Say `runtime: docker`."),
+    ("memory", "bench: {runtime: docker, memory: 1}",
+     "memory: 1 MiB are too little for any client: at least 16"),
+    ("limits", "bench: {limits: {pull_attempts_many: 0}}", "pull_attempts_many: 0 has to be at least 1"),
+    ("limits", f"bench: {{limits: {{pull_attempts_many: {10**26}}}}}",
+     f"pull_attempts_many: {10**26} has to be at most {2**31}"),
+    ("defect", f"bench: {{versions: [{{version: a, defect: 'slow-start:{'9' * 400}'}}]}}",
+     f"'{'9' * 40}...' is no time in ms, of at most 999999. Write slow-start:500."),
+    ("time-limit", f"time-limit: {'9' * 400}h", f"time-limit: {'9' * 40}... is too long: at most 1000h"),
 ]  # fmt: skip
 
 
@@ -210,6 +221,44 @@ def test_what_is_wrong_with_an_expectation(tmp_path: Path, expect: str, told: st
     assert [str(problem) for problem in problems(path)] == [f"{path}:4: {told}"]
 
 
+ROLLBACKS = [
+    ("- {action: wait, for: 1s}",
+     "a rollback cannot be a wait: the method is over. Leave it out, or put it at the method's end."),
+    ("- {action: update, when: {time: 1s}}",
+     "a rollback has no `when`: it is done in its turn, after the method. Leave it out."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("item", "told"), ROLLBACKS, ids=[item for item, _ in ROLLBACKS])
+def test_a_rollback_waits_for_nothing(tmp_path: Path, item: str, told: str) -> None:
+    text = f"title: x\nmethod:\n  - action: update\nrollbacks:\n  - action: release\n  {item}\n"
+    path = write(tmp_path, text)
+    assert [str(problem) for problem in problems(path)] == [f"{path}:6: {told}"]
+    root, _ = read(text.encode(), "story.yaml")
+    assert root is not None
+    with pytest.raises(ValidationError, match="a rollback"):
+        Scenario.model_validate(root.plain())
+
+
+def test_a_method_that_only_waits_proves_nothing(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "title: x\nmethod:\n  - {action: wait, for: 1s}\n  - {action: wait, until: {time: 2s}}\n"
+    )
+    told = "nothing is done: the method only waits. Put a fault or an action into it."
+    assert [str(problem) for problem in problems(path)] == [f"{path}:2: {told}"]
+    assert not problems(write(tmp_path, "title: x\nmethod:\n  - {action: wait, for: 1s}\n  - action: hold\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [("ünï.yaml", "uni.yaml"), ("Größe ①.yml", "groe-1.yml"), ("日.yaml", "scenario.yaml")],
+)
+def test_a_name_that_is_suggested_is_one(tmp_path: Path, name: str, better: str) -> None:
+    [problem] = problems(write(tmp_path, GOOD, name))
+    assert problem.todo == f"Rename it: {better}"
+    assert not problems(write(tmp_path, GOOD, better))
+
+
 def test_a_first_install_that_fails_goes_back_to_nothing(tmp_path: Path) -> None:
     text = "title: x\nbench: {begins: null}\nmethod:\n  - action: update\nexpect:\n  outcome: "
     path = write(tmp_path, f"{text}rolled_back\n")
@@ -219,7 +268,7 @@ def test_a_first_install_that_fails_goes_back_to_nothing(tmp_path: Path) -> None
 
 
 def test_no_job_has_no_outcome(tmp_path: Path) -> None:
-    text = "title: x\nbench: {begins: null}\nmethod:\n  - {action: wait, for: 1s}\nexpect: {outcome: %s}\n"
+    text = "title: x\nbench: {begins: null}\nmethod:\n  - {action: restart-agent}\nexpect: {outcome: %s}\n"
     assert "there is no job" in problems(write(tmp_path, text % "succeeded"))[0].what
     assert load(write(tmp_path, text % "null")).expect.judges_outcome
 
@@ -306,10 +355,6 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 def test_the_form_refuses_what_dangles_also_without_a_file() -> None:
-    from pydantic import ValidationError
-
-    from chaos.scenario import Scenario
-
     with pytest.raises(ValidationError, match="there is no device 3"):
         Scenario.model_validate({"title": "x", "method": [{"action": "update", "device": 3}]})
 
