@@ -57,7 +57,7 @@ def test_whoever_only_stands_in_the_folder_is_nobody_of_the_run(tmp_path: Path) 
     assert not judged(run, PWD=f"{run}/device", OLDPWD=str(run))
 
 
-@pytest.mark.parametrize("pid", [0, 1, -1, os.getpid()])
+@pytest.mark.parametrize("pid", [0, 1, -1, os.getpid()], ids=["0", "1", "-1", "ourselves"])
 def test_neither_the_first_process_nor_ourselves(tmp_path: Path, pid: int) -> None:
     with pytest.raises(FaultError, match="is not to be hurt"):
         Guard(tmp_path).process(pid)
