@@ -14,6 +14,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from chaos import publish
+from chaos import distribution, publish
 from chaos.clock import FakeClock
 from chaos.faults.base import Wants
 from chaos.guard import Guard
@@ -103,6 +104,9 @@ class Bench:
         self._postgres: Postgres | None = None
         self._births: list[Gate] = []
         self._closing = contextlib.AsyncExitStack()
+        if scenario.bench.registry == "distribution":
+            distribution.write_accounts(folder / "stack" / "registry")
+            agents = replace(agents, registry="chaos.distribution")
         self.stack = Stack(
             folder / "stack", seed=seed, agents=agents, broker=scenario.bench.broker,
             images_on_base=scenario.bench.runtime == "docker",

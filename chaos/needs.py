@@ -27,6 +27,7 @@ def needs_of(scenario: Scenario) -> list[Need]:
         Need.DOCKER: bench.runtime == "docker",
         Need.MOSQUITTO: bench.broker == "mosquitto",
         Need.POSTGRESQL: bench.database == "postgresql",
+        Need.DISTRIBUTION: bench.registry == "distribution",
     }
     needed = {need for need, wanted in asked.items() if wanted}
     wants = Wants()
@@ -148,4 +149,5 @@ _LOOKS: Mapping[Need, Callable[[], str]] = {
     Need.FAKETIME: _faketime,
     Need.POSTGRESQL: _postgresql,
     Need.MOSQUITTO: _program("mosquitto"),
+    Need.DISTRIBUTION: _program("docker-registry"),
 }

@@ -59,6 +59,7 @@ class Need(StrEnum):
     FAKETIME = "faketime"
     POSTGRESQL = "postgresql"
     MOSQUITTO = "mosquitto"
+    DISTRIBUTION = "distribution"
 
 
 @dataclass(slots=True)

@@ -257,6 +257,8 @@ class Bench(Part):
     """The embedded one, or Mosquitto."""
     database: Literal["sqlite", "postgresql"] = "sqlite"
     """The service's: a file, or a PostgreSQL of the run's own."""
+    registry: Literal["embedded", "distribution"] = "embedded"
+    """Ours, or CNCF's Distribution (Debian: docker-registry)."""
     network: Literal["host", "bridge"] = "host"
     """Of the client, under Docker."""
     begins: VersionName | None = "1.0.0"

@@ -212,7 +212,7 @@ class Stack:
             "--port",
             str(port or self._remembered(name)),
         ]
-        port = _port(await self._start_part(name, "reference.registry", *arguments))
+        port = _port(await self._start_part(name, self.agents.registry, *arguments))
         handle = RegistryHandle(self._parts[name], f"{HOST}:{port}", pull, push)
         self._registries[name] = handle
         return handle

@@ -26,11 +26,12 @@ class RegistryHandle:
 
 @dataclass(frozen=True, slots=True)
 class Agents:
-    """Modules run as an agent, as one that stands still at a phase, and as the service: tests put broken ones here."""
+    """Modules run as an agent, as one that stands still at a phase, as the service and as a registry: tests put broken ones here."""
 
     usual: str = "reference.edge.main"
     pausing: str = "reference.demo.agent"
     service: str = "reference.service"
+    registry: str = "reference.registry"
 
 
 def laid_over(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:

@@ -40,6 +40,7 @@ def test_the_embedded_bench_needs_nothing() -> None:
         ({"runtime": "docker"}, Need.DOCKER),
         ({"broker": "mosquitto"}, Need.MOSQUITTO),
         ({"database": "postgresql"}, Need.POSTGRESQL),
+        ({"registry": "distribution"}, Need.DISTRIBUTION),
     ],
 )
 def test_what_the_bench_is_made_of_is_needed(bench: dict[str, object], need: Need) -> None:
@@ -57,7 +58,7 @@ def test_what_faults_need_is_needed() -> None:
 def test_what_is_missing_is_said_in_one_sentence_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    for need in (Need.DOCKER, Need.ROOT, Need.LOOP, Need.MOSQUITTO):
+    for need in (Need.DOCKER, Need.ROOT, Need.LOOP, Need.MOSQUITTO, Need.DISTRIBUTION):
         said = missing(need)
         assert said, need
         assert "\n" not in said
