@@ -63,8 +63,8 @@ async def play_all(
         async with free:
             folder = kept.report / path.stem if kept.report is not None else None
             try:
-                return await play_file(
-                    path, options, lambda what: tell(path.stem, what), folder, keep_bench=kept.bench
+                return await _until_judged(
+                    path, options, lambda what: tell(path.stem, what), folder, kept.bench
                 )
             except OSError as error:  # A full disk is no reason to lose the others.
                 log.error("%s could not be played: %s", path, error)
@@ -80,6 +80,18 @@ async def play_all(
     return Report.of(runs, time.monotonic() - began)
 
 
+async def _until_judged(
+    path: Path, options: Options, say: Callable[[str], None], folder: Path | None, keep_bench: bool
+) -> RunResult:
+    """Play it, and again while it could not be judged, as often as `options` lets us."""
+    played = 1
+    while True:
+        result = await play_file(path, options, say, folder, keep_bench=keep_bench, played=played)
+        if result.ended is not Ended.UNKNOWN or played > options.again:
+            return result
+        played += 1
+
+
 async def play_file(
     path: Path,
     options: Options = Options(),  # noqa: B008 - it cannot be changed
@@ -87,14 +99,17 @@ async def play_file(
     folder: Path | None = None,
     *,
     keep_bench: bool = False,
+    played: int = 1,
 ) -> RunResult:
-    """Play one scenario in a process of its own. `folder`: where history and reports go; None: nowhere.
+    """Play one scenario in a process of its own. `folder`: where history and reports go; None: nowhere. `played`: for
+    the how many-th time.
 
     Raises InputError for a file that is wrong. A run that ends without a result is unknown, with the end of its log;
     one whose reports cannot be written has its result all the same, and it is logged.
     """
     async with scratch(RUN) as given:
         result = await _run(path, options, say, given)
+        result.played = played
         if folder is not None:
             await asyncio.to_thread(_keep, given, folder, result, keep_bench)
         return result

@@ -75,6 +75,8 @@ class RunResult:
     teardown_ms: int | None = None
     folder: str = ""
     """Where history, logs and journals are; empty when they were not kept."""
+    played: int = 1
+    """How often, until it could be judged."""
     machine: str = ""
     version: str = ""
     """Of Blackstart."""

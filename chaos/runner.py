@@ -55,6 +55,8 @@ class Options:
     """Other modules than the usual: tests put broken ones here."""
     environment: dict[str, str] = field(default_factory=dict)
     """Of the run's process, beside ours."""
+    again: int = 0
+    """So often a run that could not be judged is played once more."""
 
 
 def wants_of(scenario: Scenario) -> Wants:

@@ -144,6 +144,12 @@ def run(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep each bench's logs, journals and volumes in the report.")
     ] = False,
+    again: Annotated[
+        int,
+        typer.Option(
+            help="Play what could not be judged again, at most so often; the report says so.", min=0, max=9
+        ),
+    ] = 0,
     no_skips: Annotated[
         bool, typer.Option("--no-skips", help="What cannot be played here counts as unknown: for CI.")
     ] = False,
@@ -155,9 +161,10 @@ def run(
     one is unknown: it could not be judged, for one because a fault was never shown to have happened.
     """
     with spoken():
+        from chaos.runner import Options
         from reference.cli.chaos_run import run as play
 
-        code = play(paths, seed, report, compare, lanes, keep, no_skips, as_json)
+        code = play(paths, Options(seed, again=again), report, compare, lanes, keep, no_skips, as_json)
     raise typer.Exit(code)
 
 

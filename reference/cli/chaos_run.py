@@ -27,7 +27,7 @@ COLOURS = {"pass": "green", "fail": "red", "unknown": "yellow", "skipped": "dim"
 
 def run(
     paths: list[Path] | None,
-    seed: int | None,
+    options: Options,
     report_folder: Path | None,
     earlier: Path | None,
     lanes: int,
@@ -46,16 +46,16 @@ def run(
     progress, told = Console(stderr=True), list[int]()
     try:
         with progress.status(f"{len(found)} to play") as line:
-            ended: list[str] = []
+            ended: set[str] = set()
 
             def tell(name: str, what: str) -> None:
                 if what in COLOURS:
-                    ended.append(name)
+                    ended.add(name)
                     progress.print(f"  [{COLOURS[what]}]{what:7}[/] {name}")
                 left = len(found) - len(ended)
                 line.update(f"{len(ended)} played, {left} to go: [bold]{name}[/bold]  {what}")
 
-            playing = _play(found, Options(seed), tell, lanes, Kept(report_folder, keep))
+            playing = _play(found, options, tell, lanes, Kept(report_folder, keep))
             report = asyncio.run(unwinding(playing, told))
     except (asyncio.CancelledError, OSError):  # OSError: the terminal is gone, and the progress with it
         if not told:
@@ -118,7 +118,7 @@ def _show(console: Console, report: Report, folder: Path | None) -> None:
         table.add_row(
             run_.name, _joined(run_, "outcome"), _joined(run_, "reason"), _most(run_, "downtime_ms"),
             _most(run_, "rollback_ms"), f"{fired}/{len(run_.faults)}",
-            f"[{COLOURS[run_.ended.value]}]{run_.ended.value}[/]",
+            f"[{COLOURS[run_.ended.value]}]{run_.ended.value}[/]{_times(run_)}",
         )  # fmt: skip
     console.print()
     console.print(table)
@@ -143,6 +143,10 @@ def _explain(console: Console, run_: RunResult) -> None:
             device = f" ({finding.device})" if finding.device else ""
             said = f"{finding.checker}{device}: expected {finding.expected}; {finding.measured}"
             console.print(f"[{colour}]{run_.name}[/]: {escape(said)}", highlight=False)
+
+
+def _times(run_: RunResult) -> str:
+    return "" if run_.played == 1 else f" (played {run_.played} times)"
 
 
 def _joined(run_: RunResult, name: str) -> str:

@@ -55,9 +55,10 @@ def written(folder: Path, name: str, text: str) -> str:
 def test_a_fault_that_met_nobody_makes_it_unknown(tmp_path: Path) -> None:
     if reason := toxiproxy_missing():
         pytest.skip(f"toxiproxy: {reason}")
-    done = run(written(tmp_path, "unused", NOBODY_USES_IT), "--json")
+    done = run(written(tmp_path, "unused", NOBODY_USES_IT), "--json", "--again", "1")
     assert done.returncode == 3, done.stdout + done.stderr
     report = json.loads(done.stdout)
+    assert report["runs"][0]["played"] == 2, "what could not be judged is played again, as often as was said"
     assert (report["passed"], report["failed"], report["unknown"], report["faults_fired"]) == (0, 0, 1, {})
     [told] = [f for f in report["runs"][0]["findings"] if f["checker"] == "faults-fired"]
     assert told["verdict"] == "unknown"
@@ -66,8 +67,9 @@ def test_a_fault_that_met_nobody_makes_it_unknown(tmp_path: Path) -> None:
 
 def test_an_expectation_that_is_wrong_fails(tmp_path: Path) -> None:
     report_folder = tmp_path / "report"
-    done = run(written(tmp_path, "wrong", WRONG_EXPECTATION), "--report", str(report_folder))
+    done = run(written(tmp_path, "wrong", WRONG_EXPECTATION), "--report", str(report_folder), "--again", "9")
     assert done.returncode == 1, done.stdout + done.stderr
+    assert "played" not in done.stdout, "a failure is never played again"
     assert "expected rolled_back; succeeded" in done.stdout
     found = {path.name for path in (report_folder / "wrong").iterdir()}
     assert {"report.html", "result.json", "journal.json", "history.jsonl"} <= found
