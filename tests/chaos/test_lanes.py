@@ -126,7 +126,7 @@ def test_a_report_on_a_file_is_refused_before_anything_is_played(tmp_path: Path)
     file = tmp_path / "report"
     file.touch()
     with pytest.raises(InputError, match="cannot be made a folder"):
-        run([write(tmp_path, GOOD)], None, file, None, 1, False, False, True)
+        run([write(tmp_path, GOOD)], Options(), file, None, 1, False, False, True)
 
 
 def test_reports_that_cannot_be_written_are_told_of(tmp_path: Path) -> None:
