@@ -28,7 +28,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> BaseLayer:
 def unpacked(made: BaseLayer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root")
     with tarfile.open(made.path) as tar:
-        tar.extractall(root, filter="tar")
+        tar.extraction_filter = getattr(tarfile, "tar_filter", None)  # Debian's Python 3.11.2 has none
+        tar.extractall(root)
     return root
 
 
