@@ -77,7 +77,6 @@ class Wants:
     """Agents get a clock of their own."""
     settings: dict[str, object] = field(default_factory=dict)
     """Of every device's agent, laid over the usual ones."""
-    begins_without_agent: bool = False
     published: set[str] = field(default_factory=set)
     """Versions that a fault publishes itself: the bench leaves them alone."""
 

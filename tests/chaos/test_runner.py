@@ -28,7 +28,7 @@ method:
     until: {event: job-ended}
   - action: wait
     for: 4s
-expect: {outcome: succeeded, converges: 2s}
+expect: {outcome: succeeded, converges: 8s}
 """
 
 
